@@ -1,0 +1,159 @@
+//! The only reader of time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A point in wall time: milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// The last whole second that can be written whatever the offset, 9999-12-30T22:00:00Z.
+    pub const MAX: Self = Self(253_402_207_200_000);
+
+    /// This instant moved by `duration`, at most to [`Timestamp::MAX`].
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(millis(duration)).min(Self::MAX.0))
+    }
+
+    /// This instant moved back by `duration`.
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(duration)))
+    }
+
+    /// How long after `earlier` this is; zero if it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// Seconds since the Unix epoch, as Prometheus wants them.
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 / 1e3
+    }
+
+    /// Reads RFC 3339 with an offset (section 5.6 of the RFC); years 1970 to 9999.
+    pub fn parse(text: &str) -> Option<Self> {
+        let instant: jiff::Timestamp = text.parse().ok()?;
+        let stamp = Self(instant.as_millisecond());
+        (Self(0)..=Self::MAX).contains(&stamp).then_some(stamp)
+    }
+}
+
+impl std::fmt::Display for Timestamp {
+    /// RFC 3339 in UTC with milliseconds.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(instant) => write!(f, "{instant:.3}"),
+            Err(_) => write!(f, "{}ms", self.0),
+        }
+    }
+}
+
+/// A duration in whole milliseconds, at most what an `i64` holds.
+pub fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A point on the monotonic clock: milliseconds since the daemon started.
+///
+/// Leases are judged by it, so that a jump of the wall clock expires nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Tick(pub i64);
+
+impl Tick {
+    /// This point moved by `duration`.
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(millis(duration)))
+    }
+}
+
+/// Reads wall and monotonic time.
+#[derive(Debug, Clone)]
+pub struct Clock(Source);
+
+#[derive(Debug, Clone)]
+enum Source {
+    System { start: Instant },
+    Manual(Arc<Hands>),
+}
+
+#[derive(Debug)]
+struct Hands {
+    wall: AtomicI64,
+    tick: AtomicI64,
+}
+
+impl Clock {
+    /// The clocks of the machine; ticks count from now.
+    pub fn system() -> Self {
+        Self(Source::System { start: Instant::now() })
+    }
+
+    /// A clock that stands still until it is moved, for tests.
+    pub fn manual(now: Timestamp) -> Self {
+        Self(Source::Manual(Arc::new(Hands {
+            wall: AtomicI64::new(now.0),
+            tick: AtomicI64::new(0),
+        })))
+    }
+
+    /// Moves both hands of a manual clock; the machine's clocks cannot be moved.
+    pub fn advance(&self, duration: Duration) {
+        if let Source::Manual(hands) = &self.0 {
+            hands.wall.fetch_add(millis(duration), Ordering::SeqCst);
+            hands.tick.fetch_add(millis(duration), Ordering::SeqCst);
+        }
+    }
+
+    /// Sets the wall hand of a manual clock and leaves the monotonic one, like a clock jump.
+    pub fn jump(&self, now: Timestamp) {
+        if let Source::Manual(hands) = &self.0 {
+            hands.wall.store(now.0, Ordering::SeqCst);
+        }
+    }
+
+    /// The wall time.
+    pub fn now(&self) -> Timestamp {
+        match &self.0 {
+            Source::System { .. } => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                Timestamp(millis(since))
+            }
+            Source::Manual(hands) => Timestamp(hands.wall.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// The monotonic time.
+    pub fn tick(&self) -> Tick {
+        match &self.0 {
+            Source::System { start } => Tick(millis(start.elapsed())),
+            Source::Manual(hands) => Tick(hands.tick.load(Ordering::SeqCst)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_written_in_utc_and_read_with_an_offset() {
+        let stamp = Timestamp::parse("2026-03-01T12:00:00.25+02:00").expect("valid");
+        assert_eq!(stamp.to_string(), "2026-03-01T10:00:00.250Z");
+        assert_eq!(Timestamp::parse("2026-03-01T10:00:00Z"), Some(Timestamp(stamp.0 - 250)));
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T22:00:00.000Z");
+        for bad in
+            ["2026-03-01T12:00:00", "2026-03-01", "12:00", "tomorrow", "1969-12-31T23:59:59Z"]
+        {
+            assert_eq!(Timestamp::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn arithmetic_saturates() {
+        assert_eq!(Timestamp(5).after(Duration::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp(5).since(Timestamp(9)), Duration::ZERO);
+        assert_eq!(Tick(1).after(Duration::MAX), Tick(i64::MAX));
+    }
+}

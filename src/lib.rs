@@ -1,0 +1,13 @@
+//! A durable job server in one binary whose counts are exact.
+//!
+//! The map. Imports point to the right only, never sideways; a test checks it:
+//!
+//! ```text
+//! main ─> cli ─> daemon ─> server │ worker │ sweeper ─> store ─> metrics ─> tally
+//!      ─> job ─> backoff ─> clock ─> config
+//! ```
+
+pub mod backoff;
+pub mod clock;
+pub mod config;
+pub mod job;
