@@ -1,0 +1,193 @@
+//! The facade over the stored jobs: what each operation promises, whatever engine is behind it.
+//!
+//! Every method that changes something answers after the sync that covers the change. A change
+//! once handed over is finished even if its caller goes away. See [`writer`] for how many callers
+//! share one sync, and [`sqlite`] for what is on disk.
+
+mod id;
+mod parked;
+mod sqlite;
+mod types;
+mod writer;
+
+pub use id::{JobId, Lease};
+pub use types::*;
+
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use sqlite::Readers;
+use std::sync::Arc;
+use writer::{Call, Operation, Writer};
+
+/// A handle on the open store; clones share it.
+#[derive(Clone)]
+pub struct Store {
+    writer: Writer,
+    readers: Readers,
+    due: watch::Receiver<Option<Timestamp>>,
+    identity: Arc<str>,
+}
+
+impl Store {
+    /// Locks, opens, migrates and recovers the store that the configuration names.
+    ///
+    /// Attempts of the daemon's own workers that a crash cut off have used up a try when this
+    /// returns; leases of outside workers have their full duration again.
+    pub fn open(config: Arc<Config>, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+        let (due_sender, due) = watch::channel(None);
+        let (engine, readers) = sqlite::open(config, clock, metrics.clone(), due_sender)?;
+        let identity = engine.identity();
+        let writer = Writer::start(engine, metrics)?;
+        Ok(Self { writer, readers, due, identity })
+    }
+
+    /// The UUID that the store was given when it was made.
+    pub fn identity(&self) -> Arc<str> {
+        self.identity.clone()
+    }
+
+    /// Creates a job, or answers with the one that holds its unique key.
+    pub async fn create(&self, job: NewJob) -> Result<Created, StoreError> {
+        self.writer.call(job, Operation::Create).await
+    }
+
+    /// Creates all jobs or none; an error carries the index of the job it is about.
+    pub async fn create_batch(&self, jobs: Vec<NewJob>) -> Result<BatchCreated, StoreError> {
+        self.writer.call(jobs, Operation::CreateBatch).await
+    }
+
+    /// One job with payload and result.
+    pub async fn job(&self, id: JobId) -> Result<Job, StoreError> {
+        self.readers.job(id).await?.ok_or(StoreError::NoSuchJob(id))
+    }
+
+    /// One page of jobs, newest first, without payloads and results.
+    pub async fn list(&self, filter: Filter) -> Result<Page, StoreError> {
+        self.readers.list(filter).await
+    }
+
+    /// Leases up to `max` ready jobs of the first queues that have any, now or within `wait`.
+    ///
+    /// Who drops the future gives back what was leased for it.
+    pub async fn claim(&self, claim: Claim, wait: Duration) -> Result<Claimed, StoreError> {
+        let deadline = Instant::now() + wait;
+        let (call, answer) = Call::new(claim);
+        let mut pending = Pending { answer, store: self };
+        self.writer.send(Operation::Claim(call, !wait.is_zero())).await?;
+        if wait.is_zero() {
+            return (&mut pending.answer).await.unwrap_or(Err(self.writer.stopped()));
+        }
+        match timeout_at(deadline, &mut pending.answer).await {
+            Ok(answer) => answer.unwrap_or(Err(self.writer.stopped())),
+            // Nothing can be sent once it is closed; what was sent before is taken.
+            Err(_) => {
+                pending.answer.close();
+                pending.answer.try_recv().unwrap_or(Ok(Claimed::default()))
+            }
+        }
+    }
+
+    /// Ends attempts, each if its lease still stands; answers in order.
+    pub async fn finish(&self, finishes: Vec<Finish>) -> Result<Vec<LeaseAnswer>, StoreError> {
+        self.writer.call(finishes, Operation::Finish).await
+    }
+
+    /// Makes leases last for their duration, or the given one, from now; answers in order.
+    pub async fn renew(&self, renewal: Renewal) -> Result<Vec<LeaseAnswer>, StoreError> {
+        self.writer.call(renewal, Operation::Renew).await
+    }
+
+    /// Cancels, requeues or discards one job; answers with the job as it is then, or was last.
+    pub async fn act(&self, id: JobId, action: Action) -> Result<Job, StoreError> {
+        self.writer.call((id, action), Operation::Act).await
+    }
+
+    /// Does so to many jobs of a queue, in bounded transactions.
+    pub async fn act_on_many(&self, mut bulk: Bulk) -> Result<BulkDone, StoreError> {
+        let mut done = BulkDone::default();
+        while done.count < bulk.limit {
+            let mut step = bulk.clone();
+            step.limit = bulk.limit - done.count;
+            let stepped = self.writer.call(step, Operation::Bulk).await?;
+            done.count += stepped.count;
+            done.more = stepped.next.is_some();
+            match stepped.next {
+                Some(next) => bulk.from = Some(next),
+                None => break,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Stops claims from a queue, or allows them again; durable.
+    pub async fn set_paused(&self, queue: &str, paused: bool) -> Result<Queue, StoreError> {
+        self.writer.call((queue.to_owned(), paused), Operation::SetPaused).await
+    }
+
+    /// Forgets a queue that has no jobs and is not configured.
+    pub async fn forget(&self, queue: &str) -> Result<(), StoreError> {
+        self.writer.call(queue.to_owned(), Operation::Forget).await
+    }
+
+    /// All queues by name.
+    pub async fn queues(&self) -> Result<Vec<Queue>, StoreError> {
+        self.writer.call(None, Operation::Queues).await
+    }
+
+    /// One queue.
+    pub async fn queue(&self, name: &str) -> Result<Queue, StoreError> {
+        let queues = self.writer.call(Some(name.to_owned()), Operation::Queues).await?;
+        queues.into_iter().next().ok_or_else(|| StoreError::NoSuchQueue(name.to_owned()))
+    }
+
+    /// Promotes what is due, expires leases and prunes, each in one bounded batch.
+    pub async fn sweep(&self, sweep: Sweep) -> Result<Swept, StoreError> {
+        self.writer.call(sweep, Operation::Sweep).await
+    }
+
+    /// Compares a bounded number of jobs with the ledger; answers whether the pass is over.
+    pub async fn recount(&self) -> Result<Recounted, StoreError> {
+        self.writer.call((), Operation::Recount).await
+    }
+
+    /// When the next scheduled or retrying job is due or lease ends, as far as it is known; changes wake the sweeper.
+    pub fn due(&self) -> watch::Receiver<Option<Timestamp>> {
+        self.due.clone()
+    }
+
+    /// Resolves when the store has failed and nothing can be stored any more, with the reason.
+    pub async fn failed(&self) -> String {
+        self.writer.failed().await
+    }
+
+    /// Answers waiting claims with nothing; later claims do not wait.
+    pub async fn stop_waiting(&self) -> Result<(), StoreError> {
+        self.writer.call((), Operation::StopWaiting).await
+    }
+
+    /// Finishes what was handed over, then closes the files.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.writer.close().await
+    }
+}
+
+/// A claim under way; gives back what is answered to a caller who has gone.
+struct Pending<'a> {
+    answer: oneshot::Receiver<Result<Claimed, StoreError>>,
+    store: &'a Store,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.answer.close();
+        if let Ok(Ok(claimed)) = self.answer.try_recv() {
+            self.store.writer.give_back(claimed.leases());
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! What goes into the store and what comes out: plain data.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::{JobId, Lease};
+use crate::clock::Timestamp;
+use crate::job::{AttemptResult, InvalidTransition, Outcome, State};
+
+/// A job as its creator describes it; names, sizes and numbers are within their limits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewJob {
+    /// The queue; made when first used.
+    pub queue: String,
+    /// What sort of work.
+    pub kind: String,
+    /// JSON text, stored byte for byte.
+    pub payload: Bytes,
+    /// 0 (first) to 9 (last).
+    pub priority: u8,
+    /// When it may run.
+    pub start: Start,
+    /// How many failures make it dead; the queue's if absent.
+    pub max_attempts: Option<u32>,
+    /// How long an attempt may take, zero = as long as it likes; the queue's if absent.
+    pub timeout: Option<Duration>,
+    /// Makes the create idempotent within the queue.
+    pub unique: Option<Unique>,
+    /// The trace it belongs to, as W3C Trace Context writes it.
+    pub traceparent: Option<String>,
+}
+
+/// When a new job may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At once.
+    Now,
+    /// At this time; one in the past counts as now.
+    At(Timestamp),
+    /// So long after it is created.
+    After(Duration),
+}
+
+/// A unique key and how long its job holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unique {
+    /// At most 200 bytes.
+    pub key: String,
+    /// What ends the hold.
+    pub until: UniqueUntil,
+}
+
+/// What ends a job's hold on its unique key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UniqueUntil {
+    /// The job's row is removed.
+    Gone,
+    /// The job is completed, cancelled or dead.
+    Done,
+}
+
+/// A stored job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: String,
+    /// What sort of work.
+    pub kind: String,
+    /// Where it is in its life.
+    pub state: State,
+    /// 0 (first) to 9 (last).
+    pub priority: u8,
+    /// JSON text; absent in lists.
+    pub payload: Option<Bytes>,
+    /// How often it was claimed.
+    pub attempt: u32,
+    /// The failures since it was created or requeued.
+    pub failures: u32,
+    /// How many failures make it dead: its own number, else its queue's.
+    pub max_attempts: u32,
+    /// How long an attempt may take: its own, else its queue's; none = as long as it likes.
+    pub timeout: Option<Duration>,
+    /// Its unique key, even when it does not hold it any more.
+    pub unique_key: Option<String>,
+    /// The trace it belongs to.
+    pub traceparent: Option<String>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it may run, or could.
+    pub run_at: Timestamp,
+    /// When it was last claimed.
+    pub claimed_at: Option<Timestamp>,
+    /// When it was completed, cancelled or died.
+    pub ended_at: Option<Timestamp>,
+    /// When its lease ends unless it is renewed; only while it runs.
+    pub expires_at: Option<Timestamp>,
+    /// Who claimed it last.
+    pub worker: Option<String>,
+    /// The last end of an attempt that used up a try.
+    pub last_error: Option<LastError>,
+    /// JSON text that its worker left; absent in lists.
+    pub result: Option<Bytes>,
+}
+
+/// The last end of an attempt that used up a try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastError {
+    /// The attempt's number.
+    pub attempt: u32,
+    /// When it ended.
+    pub at: Timestamp,
+    /// How it ended.
+    pub outcome: AttemptResult,
+    /// What its worker said, or what the daemon saw.
+    pub message: String,
+}
+
+/// The answer to a create.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Created {
+    /// The new job, or the one that holds the unique key.
+    pub job: Job,
+    /// Whether nothing was created.
+    pub duplicate: bool,
+}
+
+/// The answer to a batch of creates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchCreated {
+    /// In the order of the batch.
+    pub ids: Vec<JobId>,
+    /// The indexes of those that existed already.
+    pub duplicates: Vec<usize>,
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this queue only.
+    pub queue: Option<String>,
+    /// Of this kind only.
+    pub kind: Option<String>,
+    /// In this state only.
+    pub state: Option<State>,
+    /// At most so many.
+    pub limit: usize,
+    /// Behind the page that gave this cursor.
+    pub cursor: Option<i64>,
+}
+
+/// One page of jobs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Page {
+    /// Newest first.
+    pub jobs: Vec<Job>,
+    /// Where the next page begins; none ends the list.
+    pub next_cursor: Option<i64>,
+}
+
+/// What a worker asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Searched in this order.
+    pub queues: Vec<String>,
+    /// At most so many jobs.
+    pub max: usize,
+    /// At most so many bytes of payload, but at least one job.
+    pub max_bytes: usize,
+    /// How long the leases last; the queue's lease if absent.
+    pub duration: Option<Duration>,
+    /// Who asks.
+    pub worker: Option<String>,
+    /// Whether it is a worker of the daemon itself, which ends its attempts at their timeout.
+    pub own: bool,
+}
+
+/// The jobs that a claim took.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    /// In the order in which they should run.
+    pub jobs: Vec<LeasedJob>,
+}
+
+impl Claimed {
+    /// The leases alone.
+    pub fn leases(&self) -> Vec<Lease> {
+        self.jobs.iter().map(|leased| leased.lease).collect()
+    }
+}
+
+/// A job with the right to run its attempt.
+#[derive(Debug)]
+pub struct LeasedJob {
+    /// The right to end the attempt.
+    pub lease: Lease,
+    /// How long it lasts from each renewal.
+    pub duration: Duration,
+    /// The job, running.
+    pub job: Job,
+    /// Cancelled when the attempt was ended by somebody else; never for outside workers.
+    pub revoked: CancellationToken,
+}
+
+/// The end of an attempt, as its worker reports it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finish {
+    /// The right to end it.
+    pub lease: Lease,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// JSON text to keep with a completed job.
+    pub result: Option<Bytes>,
+    /// What went wrong, to keep with a failure.
+    pub error: Option<String>,
+}
+
+/// Leases to renew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// Which.
+    pub leases: Vec<Lease>,
+    /// How long they shall last from now; as at their claim if absent.
+    pub duration: Option<Duration>,
+}
+
+/// What became of a finish or a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseAnswer {
+    /// It was applied, now or when it was first sent.
+    Ok,
+    /// The lease does not stand any more, or never did.
+    LeaseLost,
+    /// The job was cancelled.
+    Cancelled,
+}
+
+/// What an operator does to a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It shall not run any more.
+    Cancel,
+    /// A dead job is put back.
+    Requeue,
+    /// A dead job is removed.
+    Discard,
+}
+
+/// Many jobs of a queue to act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bulk {
+    /// The queue.
+    pub queue: String,
+    /// What to do.
+    pub action: Action,
+    /// Only jobs of this kind.
+    pub kind: Option<String>,
+    /// Only jobs created before.
+    pub before: Option<Timestamp>,
+    /// At most so many.
+    pub limit: usize,
+    /// Where the last step stopped.
+    pub from: Option<BulkCursor>,
+}
+
+/// Where a step over many jobs stopped; only the store reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BulkCursor {
+    pub(super) part: usize,
+    pub(super) at: [i64; 3],
+}
+
+/// What one step over many jobs did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BulkStep {
+    /// Jobs acted on.
+    pub count: usize,
+    /// Where to go on, if there may be more.
+    pub next: Option<BulkCursor>,
+}
+
+/// What acting on many jobs did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BulkDone {
+    /// Jobs acted on.
+    pub count: usize,
+    /// Whether there may be more.
+    pub more: bool,
+}
+
+/// A queue as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// Whether claims are stopped.
+    pub paused: bool,
+    /// Jobs stored, by state in the order of [`State::ALL`].
+    pub jobs: [i64; State::ALL.len()],
+    /// The `run_at` of the ready job that has waited longest.
+    pub oldest_ready_at: Option<Timestamp>,
+}
+
+/// How far one sweep may go, and where the last one of the same tick stopped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Due jobs at or before this (run_at, key) were seen in this tick.
+    pub due_after: Option<(i64, i64)>,
+    /// Leases at or before this (end, key) were seen in this tick.
+    pub leases_after: Option<(i64, i64)>,
+}
+
+/// What one sweep did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Jobs made ready.
+    pub promoted: usize,
+    /// Attempts ended.
+    pub expired: usize,
+    /// Jobs removed.
+    pub pruned: usize,
+    /// Rows that could not be handled and were passed over.
+    pub passed_over: usize,
+    /// Where the next sweep of this tick goes on; none if all was seen.
+    pub next: Option<Sweep>,
+}
+
+/// What one step of the recount found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recounted {
+    /// There are more jobs to count.
+    Going,
+    /// The pass is over: so many jobs are missing from the ledger or from the store.
+    Done(i64),
+}
+
+/// Why an operation was refused or could not be done. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum StoreError {
+    /// No such job.
+    #[error("there is no job {0}")]
+    NoSuchJob(JobId),
+    /// No such queue.
+    #[error("there is no queue {0:?}")]
+    NoSuchQueue(String),
+    /// Queues must be configured, and this one is not.
+    #[error("queue {0:?} is not configured, and strict_queues is on")]
+    UnconfiguredQueue(String),
+    /// One queue more than allowed.
+    #[error("queue {queue:?} would be one more than max_queues = {limit} allows")]
+    TooManyQueues {
+        /// The new queue.
+        queue: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// The queue's waiting jobs have reached its `max_depth`.
+    #[error("queue {queue:?} is full: {depth} jobs wait, its max_depth is {limit}")]
+    QueueFull {
+        /// The queue.
+        queue: String,
+        /// Jobs that wait.
+        depth: i64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The job's state does not allow it.
+    #[error(transparent)]
+    InvalidTransition(#[from] InvalidTransition),
+    /// Another job has taken the unique key since.
+    #[error("its unique key {key:?} is held by job {holder} now")]
+    UniqueKeyHeld {
+        /// The key.
+        key: String,
+        /// Who holds it.
+        holder: JobId,
+    },
+    /// The queue cannot be forgotten.
+    #[error("queue {queue:?} still has {jobs} jobs")]
+    QueueNotEmpty {
+        /// The queue.
+        queue: String,
+        /// Jobs of any state that are stored.
+        jobs: i64,
+    },
+    /// The queue cannot be forgotten.
+    #[error("queue {0:?} is configured; remove it from the configuration first")]
+    QueueConfigured(String),
+    /// One of a batch was refused.
+    #[error("job {index}: {error}")]
+    InBatch {
+        /// Its index.
+        index: usize,
+        /// Why.
+        error: Box<StoreError>,
+    },
+    /// No room on the file system of the store.
+    #[error("the disk of the store is full; free space, or let jobs finish")]
+    DiskFull,
+    /// The write-ahead log has reached its limit, since another program reads the store's file.
+    #[error("the store's log is full, since another program holds its file; try again later")]
+    Busy,
+    /// A listing took longer than it may.
+    #[error("reading took longer than {0:?}; ask for less")]
+    TooSlow(Duration),
+    /// The store has failed or is closed.
+    #[error("the store has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why the store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{file} is in use by another tallyd (it holds {lock})", file = .file.display(), lock = .lock.display())]
+    Locked {
+        /// The store's file.
+        file: PathBuf,
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// It is a file of something else.
+    #[error("{} is not a tallyd store: {found}", .file.display())]
+    NotAStore {
+        /// The file.
+        file: PathBuf,
+        /// What it looks like.
+        found: String,
+    },
+    /// A newer tallyd has written it.
+    #[error(
+        "{file} has schema version {found}, and this tallyd knows versions up to {known}; use a newer tallyd",
+        file = .file.display()
+    )]
+    TooNew {
+        /// The file.
+        file: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest that this binary knows.
+        known: i64,
+    },
+    /// The library has a bug that loses data.
+    #[error("SQLite {0} has a bug that can corrupt the log; 3.51.3 or newer is required")]
+    OldSqlite(&'static str),
+    /// A file could not be used.
+    #[error("cannot {doing} {}", .file.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        file: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The engine failed.
+    #[error("cannot open {}", .file.display())]
+    Engine {
+        /// The store's file.
+        file: PathBuf,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
