@@ -11,4 +11,6 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod job;
+pub mod metrics;
+pub mod store;
 pub mod tally;
