@@ -1,0 +1,3 @@
+//! The promises of tallyd, one module each; see CONTRIBUTING.md.
+
+mod tidy;
