@@ -11,3 +11,4 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod job;
+pub mod worker;
