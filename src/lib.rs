@@ -15,3 +15,4 @@ pub mod job;
 pub mod metrics;
 pub mod store;
 pub mod tally;
+pub mod worker;

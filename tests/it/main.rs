@@ -1,4 +1,7 @@
 //! One binary for all tests that need more than one module; each file is named by what it promises.
 
+#![allow(clippy::unwrap_used)]
+
 mod config;
+mod exec;
 mod tidy;

@@ -1,0 +1,3 @@
+//! The daemon's own workers: how an attempt runs.
+
+pub mod exec;

@@ -1,0 +1,46 @@
+//! What a child does between fork and exec; the only unsafe code of the workers.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+use tokio::process::Command;
+
+/// Has the child killed as soon as the thread that spawns it ends, and clears its signal mask.
+///
+/// So the thread must be one that lives as long as the daemon. The kernel forgets the wish at
+/// the exec of a set-user-id program and for children of the child; what remains of those is
+/// found at the next start.
+pub(super) fn tie_to_parent(command: &mut Command) {
+    let parent = getpid();
+    // SAFETY: the closure runs in the forked child of a process with many threads, where only
+    // async-signal-safe calls are allowed: it makes system calls, allocates nothing, takes no
+    // lock, and cannot panic.
+    unsafe {
+        command.pre_exec(move || {
+            die_with(parent)?;
+            unblock_signals()
+        });
+    }
+}
+
+fn die_with(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // A parent that ended before the call above will not trigger the signal any more.
+    if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+}
+
+/// The standard library hands the mask on as it is; a child that was started with SIGTERM
+/// blocked could not be ended gracefully. SIGPIPE it resets itself.
+fn unblock_signals() -> io::Result<()> {
+    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set that it is given, sigprocmask only reads it, and
+    // the forked child has no other thread.
+    let result = unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,126 @@
+//! The one thread from which every command is started.
+//!
+//! A child asks the kernel to be killed when its parent ends, and "parent" means the thread that
+//! forked it. Threads of a runtime's pool come and go; this one stays.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use rustix::fs::{Access, access};
+use tokio::process::Command;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use super::before_exec::tie_to_parent;
+use super::group::Group;
+use crate::config::ExecConfig;
+
+/// How many attempts may wait for the thread; a fork takes about a millisecond, and who finds no
+/// room waits in the caller.
+const WAITING: usize = 64;
+
+/// Starts commands from a thread that lives as long as the last clone of this.
+#[derive(Debug, Clone)]
+pub struct Spawner {
+    requests: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    config: ExecConfig,
+    variables: Vec<(&'static str, String)>,
+    answer: oneshot::Sender<Result<Group, String>>,
+}
+
+impl Spawner {
+    /// Starts the thread. The children's pipes and exits are watched by `runtime`, which must
+    /// have I/O and time enabled.
+    pub fn start(runtime: Handle) -> io::Result<Self> {
+        let (requests, waiting) = mpsc::channel(WAITING);
+        std::thread::Builder::new()
+            .name("tallyd-spawner".into())
+            .spawn(move || serve(&runtime, waiting))?;
+        Ok(Self { requests })
+    }
+
+    /// Starts a command in a process group of its own; the error names what could not be started.
+    pub(super) async fn spawn(
+        &self,
+        config: ExecConfig,
+        variables: Vec<(&'static str, String)>,
+    ) -> Result<Group, String> {
+        const ALIVE: &str = "the spawner's thread ends after the last spawner";
+        let (answer, spawned) = oneshot::channel();
+        self.requests.send(Request { config, variables, answer }).await.expect(ALIVE);
+        spawned.await.expect(ALIVE)
+    }
+}
+
+fn serve(runtime: &Handle, mut waiting: mpsc::Receiver<Request>) {
+    let _entered = runtime.enter();
+    while let Some(Request { config, variables, answer }) = waiting.blocking_recv() {
+        if answer.is_closed() {
+            continue;
+        }
+        // A caller that left meanwhile gives the group back, and dropping it ends it.
+        drop(answer.send(spawn(&config, variables)));
+    }
+}
+
+fn spawn(config: &ExecConfig, variables: Vec<(&'static str, String)>) -> Result<Group, String> {
+    let name = config.command.first().ok_or("cannot start a command without a program")?;
+    let mut command = Command::new(program(name, config)?);
+    command
+        .arg0(name)
+        .args(&config.command[1..])
+        .env_clear()
+        .envs(&config.env)
+        .envs(variables)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    if let Some(dir) = &config.dir {
+        command.current_dir(dir);
+    }
+    tie_to_parent(&mut command);
+    let child = command.spawn().map_err(|error| refusal(name, config.dir.as_deref(), &error))?;
+    Ok(Group::of(child))
+}
+
+/// Why a spawn failed. The kernel has one error for a missing program and a missing directory.
+fn refusal(name: &str, dir: Option<&Path>, error: &io::Error) -> String {
+    match dir {
+        Some(dir) if !dir.is_dir() => {
+            format!("cannot start {name}: its directory {} does not exist", dir.display())
+        }
+        _ => format!("cannot start {name}: {error}"),
+    }
+}
+
+/// The file to execute.
+///
+/// Once its environment is cleared the standard library would look a bare name up in the C
+/// library's default path, so it is looked up here: in the command's own PATH if it is given
+/// one, as `env` does, else in the daemon's.
+fn program(name: &str, config: &ExecConfig) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        return Ok(name.into());
+    }
+    let own = config.env.get("PATH").map(OsString::from);
+    let path = own.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+    find(name, &path)
+        .ok_or_else(|| format!("cannot start {name}: no such program in PATH {}", path.display()))
+}
+
+/// The first executable file of that name. Relative entries are skipped: they would change with
+/// the working directory.
+fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file() && access(file, Access::EXEC_OK).is_ok())
+}
