@@ -11,4 +11,5 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod job;
+pub mod server;
 pub mod tally;
