@@ -1,9 +1,19 @@
 //! The settings of a daemon: one validated `Config` from file, environment and flags.
 //!
-//! Also the two notations that settings and requests share: durations and names.
+//! Also the notations and limits that settings and requests share: durations, sizes and names.
 
+mod document;
 pub mod duration;
+mod effective;
+mod file;
+pub mod limits;
+mod load;
 pub mod name;
+mod overrides;
+pub mod size;
+
+pub use load::{ConfigError, Mistake};
+pub use overrides::Overrides;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -31,7 +41,8 @@ pub struct Config {
     pub max_pairs: usize,
     /// The most bytes of JSON that one job may have.
     pub max_payload: usize,
-    /// Host names that requests may be addressed to, besides localhost and IP literals.
+    /// Host names in lower case that requests may be addressed to, besides localhost and IP
+    /// literals.
     pub hosts: Vec<String>,
     /// Listen beyond loopback although nothing authenticates the callers.
     pub insecure: bool,
@@ -40,6 +51,9 @@ pub struct Config {
     /// What applies to a queue that is not configured.
     pub defaults: Policy,
     /// The configured queues.
+    ///
+    /// `default`, where jobs without a queue go, is among them even if the file does not name it;
+    /// only `strict_queues` with other queues in the file leaves it out.
     pub queues: BTreeMap<String, QueueConfig>,
 }
 
@@ -145,8 +159,50 @@ pub struct BackoffPolicy {
     pub jitter: f64,
 }
 
+/// The queue of a job whose creator named none.
+pub const DEFAULT_QUEUE: &str = "default";
+
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl LogFormat {
+    /// All forms.
+    pub const ALL: [Self; 2] = [Self::Text, Self::Json];
+
+    /// The name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+
+    /// The form of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+}
+
+impl LogLevel {
+    /// All severities, the most severe first.
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// The name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+
+    /// The severity of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
+    }
+}
 
 impl Default for BackoffPolicy {
     fn default() -> Self {
@@ -193,7 +249,7 @@ impl Default for Config {
             hosts: Vec::new(),
             insecure: false,
             log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
-            queues: BTreeMap::from([("default".into(), QueueConfig::leased(defaults.clone()))]),
+            queues: BTreeMap::from([(DEFAULT_QUEUE.into(), QueueConfig::leased(defaults.clone()))]),
             defaults,
         }
     }

@@ -8,8 +8,11 @@
 //! ```
 
 pub mod backoff;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod job;
+pub mod metrics;
 pub mod server;
+pub mod store;
 pub mod tally;

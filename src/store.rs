@@ -39,7 +39,11 @@ impl Store {
     ///
     /// Attempts of the daemon's own workers that a crash cut off have used up a try when this
     /// returns; leases of outside workers have their full duration again.
-    pub fn open(config: Arc<Config>, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+    pub fn open(
+        config: Arc<Config>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, OpenError> {
         let (due_sender, due) = watch::channel(None);
         let (engine, readers) = sqlite::open(config, clock, metrics.clone(), due_sender)?;
         let identity = engine.identity();

@@ -156,7 +156,14 @@ mod tests {
         let lease = Lease { job: JobId::new(77 << 12, 3), secret: [0xab; 16] };
         assert_eq!(lease.to_string().parse(), Ok(lease));
         assert!(!format!("{lease:?}").contains("abab"));
-        for text in ["", ".", "x.y", &lease.to_string()[1..], &format!("{lease}0"), &format!("{}.+{:031x}", lease.job, 5)] {
+        for text in [
+            "",
+            ".",
+            "x.y",
+            &lease.to_string()[1..],
+            &format!("{lease}0"),
+            &format!("{}.+{:031x}", lease.job, 5),
+        ] {
             assert_eq!(text.parse::<Lease>(), Err(NotALease), "{text}");
         }
     }

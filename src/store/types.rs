@@ -314,6 +314,13 @@ pub struct Sweep {
     pub leases_after: Option<(i64, i64)>,
 }
 
+impl Sweep {
+    /// Whether it begins a tick.
+    pub fn is_first_step(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What one sweep did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -404,6 +411,14 @@ pub enum StoreError {
     /// The write-ahead log has reached its limit, since another program reads the store's file.
     #[error("the store's log is full, since another program holds its file; try again later")]
     Busy,
+    /// The job's row contradicts itself or the ledger: somebody else has changed the file.
+    #[error("the row of job {key:#x} is damaged: {why}")]
+    Damaged {
+        /// The key of the row, as far as it is known.
+        key: i64,
+        /// What is wrong.
+        why: String,
+    },
     /// A listing took longer than it may.
     #[error("reading took longer than {0:?}; ask for less")]
     TooSlow(Duration),
@@ -465,4 +480,13 @@ pub enum OpenError {
         /// Why it failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl OpenError {
+    pub(super) fn engine(
+        file: &std::path::Path,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Engine { file: file.to_owned(), source: Box::new(source) }
+    }
 }

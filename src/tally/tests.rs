@@ -17,14 +17,8 @@ pub(crate) fn every_event() -> Vec<Event> {
         Outcome::Released { retry_in: ZERO },
         Outcome::Released { retry_in: Duration::from_secs(9) },
     ];
-    let others = [
-        Event::Promote,
-        Event::Claim,
-        Event::Cancel,
-        Event::Requeue,
-        Event::Discard,
-        Event::Prune,
-    ];
+    let others =
+        [Event::Promote, Event::Claim, Event::Cancel, Event::Requeue, Event::Discard, Event::Prune];
     outcomes.map(Event::End).into_iter().chain(others).collect()
 }
 
@@ -141,8 +135,7 @@ fn a_recount_follows_what_changes_behind_its_cursor() {
     }
     recount.visit(1, row, State::Ready);
     recount.visit(2, row, State::Ready);
-    let facts =
-        Facts { state: State::Ready, run_at: Timestamp(0), failures: 0, max_attempts: 1 };
+    let facts = Facts { state: State::Ready, run_at: Timestamp(0), failures: 0, max_attempts: 1 };
     let change = job::apply(&facts, Event::Claim, Timestamp(0), ZERO).expect("ready");
     counts.record(&change);
     recount.follow(1, row, Some(State::Ready), Some(State::Running)); // behind

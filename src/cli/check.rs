@@ -1,0 +1,25 @@
+//! `tallyd check`: validates the configuration and prints the effective one.
+
+use std::io::Write;
+
+use super::Failure;
+use super::settings::Settings;
+
+/// The flags of `tallyd check`, the same as of `tallyd serve`.
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Check {
+    /// Prints the configuration with which `serve` would run, as TOML that can be loaded again.
+    ///
+    /// # Errors
+    ///
+    /// A setting is wrong, or standard output cannot be written.
+    pub fn run(&self) -> Result<(), Failure> {
+        let text = self.settings.load()?.to_toml().map_err(|error| Failure::Other(error.into()))?;
+        std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::Other(error.into()))
+    }
+}

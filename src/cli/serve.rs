@@ -1,0 +1,101 @@
+//! `tallyd serve`: loads the configuration, sets up the logs and runs the daemon.
+
+use super::logs;
+use super::settings::Settings;
+use crate::config::{Config, ConfigError};
+
+/// The flags of `tallyd serve`.
+#[derive(Debug, clap::Args)]
+pub struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Serve {
+    /// All that comes before the daemon: from here on its configuration is right and it logs.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or a setting is wrong.
+    pub fn prepare(&self) -> Result<Config, ConfigError> {
+        let config = self.settings.load()?;
+        logs::start(config.log);
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::LogLevel;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Settings, clap::Error> {
+        let line = std::iter::once("serve").chain(flags.iter().copied());
+        Line::try_parse_from(line).map(|line| line.serve.settings)
+    }
+
+    #[test]
+    fn every_flag_is_read() {
+        let settings = parse(&[
+            "--config=tallyd.toml",
+            "--listen=[::1]:80",
+            "--metrics-listen=127.0.0.1:9000",
+            "--data=jobs.db",
+            "--backup-dir=backups",
+            "--drain-timeout=5s",
+            "--strict-queues",
+            "--max-queues=7",
+            "--max-pairs=8",
+            "--max-payload=2KiB",
+            "--hosts=a.example,B.example",
+            "--log-format=json",
+            "--log-level=warn",
+            "--insecure=false",
+        ]);
+        let settings = settings.expect("every flag is right");
+        let overrides = settings.overrides;
+        assert_eq!(settings.config, Some("tallyd.toml".into()));
+        assert_eq!(overrides.listen, "[::1]:80".parse().ok());
+        assert_eq!(overrides.metrics_listen, "127.0.0.1:9000".parse().ok());
+        assert_eq!(overrides.data, Some("jobs.db".into()));
+        assert_eq!(overrides.backup_dir, Some("backups".into()));
+        assert_eq!(overrides.drain_timeout, Some(Duration::from_secs(5)));
+        assert_eq!(overrides.strict_queues, Some(true));
+        assert_eq!(overrides.max_queues, Some(7));
+        assert_eq!(overrides.max_pairs, Some(8));
+        assert_eq!(overrides.max_payload, Some(2048));
+        assert_eq!(overrides.hosts, Some(vec!["a.example".into(), "b.example".into()]));
+        assert_eq!(overrides.log_format, Some(crate::config::LogFormat::Json));
+        assert_eq!(overrides.log_level, Some(LogLevel::Warn));
+        assert_eq!(overrides.insecure, Some(false));
+    }
+
+    #[test]
+    fn a_wrong_flag_is_refused_in_the_words_of_the_file() {
+        for (flag, right) in [
+            ("--listen=localhost:80", "must be an IP address and a port"),
+            ("--data=:memory:", "must be the path of a file"),
+            ("--drain-timeout=30", "must be a duration"),
+            ("--drain-timeout=25h", "must be 0s to 1d"),
+            ("--max-queues=0", "must be 1 to 100000"),
+            ("--max-payload=1GiB", "must be 1KiB to 16MiB"),
+            ("--hosts=http://a", "must be a host name"),
+            ("--log-format=xml", "must be text or json"),
+            ("--log-level=loud", "must be error, warn, info, debug or trace"),
+        ] {
+            let error = parse(&[flag]).expect_err(flag);
+            assert!(error.to_string().contains(right), "{flag}: {error}");
+            assert_eq!(error.exit_code(), 2, "{flag}");
+        }
+    }
+}

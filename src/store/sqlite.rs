@@ -1,0 +1,195 @@
+//! The embedded engine: one SQLite file, one writing connection, a few reading ones.
+//!
+//! # On disk
+//!
+//! `FILE` with its log `FILE-wal`, `FILE.lock` (held while open), `FILE.reserve` (room to finish
+//! jobs when the disk is full) and `FILE.vN.bak` (what a migration started from). The schema is in
+//! `sqlite/schema.sql`.
+
+mod act;
+mod bulk;
+mod checkpoint;
+mod claim;
+mod create;
+mod disk;
+mod finish;
+mod open;
+mod queues;
+mod read;
+mod recover;
+mod rows;
+mod schema;
+mod state;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+pub(super) use open::open;
+pub(super) use read::Readers;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::watch;
+
+use self::checkpoint::Checkpointer;
+use self::disk::{Lock, Reserve};
+use self::state::State;
+use super::writer::Failure;
+use super::{JobId, StoreError};
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::metrics::{Metrics, StoreFiles};
+use crate::tally::TallyDelta;
+
+/// Free pages that are never given back, 4 MiB: the next jobs need them.
+const FREE_PAGES_KEPT: i64 = 1_024;
+
+/// The writing side of an open store.
+pub(super) struct Engine {
+    connection: Connection,
+    state: State,
+    config: Arc<Config>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    checkpointer: Checkpointer,
+    reserve: Reserve,
+    /// The key of the newest job; keys ascend even if the wall clock does not.
+    last_key: i64,
+    /// Rows changed since the connection was opened, as it was when the batch began.
+    changes: u64,
+    /// When the next job is due or lease ends, for the sweeper.
+    due: watch::Sender<Option<Timestamp>>,
+    _lock: Lock,
+}
+
+impl Engine {
+    /// The store's file.
+    pub(super) fn file(&self) -> &Path {
+        &self.config.data
+    }
+
+    /// The UUID that the store was given when it was made.
+    pub(super) fn identity(&self) -> Arc<str> {
+        self.state.identity.clone()
+    }
+
+    /// Begins a batch.
+    pub(super) fn begin(&mut self) -> Result<(), Failure> {
+        if let Some(reason) = self.checkpointer.failure() {
+            return Err(Failure::Fatal(reason));
+        }
+        self.changes = self.connection.total_changes();
+        Ok(self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)?)
+    }
+
+    /// Writes the counts that the batch changed, then commits and syncs; what to publish, if
+    /// anything changed.
+    pub(super) fn commit(&mut self) -> Result<Option<TallyDelta>, Failure> {
+        let delta = self.state.settle(&self.connection)?;
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok((self.connection.total_changes() != self.changes).then_some(delta))
+    }
+
+    /// What follows a commit: attempts that were ended learn it, the sweeper what is due next.
+    pub(super) fn after_commit(&mut self) {
+        self.state.revoke();
+        if let Some(due) = self.state.take_due() {
+            self.due.send_if_modified(|known| {
+                let earlier = known.is_none_or(|known| due < known);
+                if earlier {
+                    *known = Some(due);
+                }
+                earlier
+            });
+        }
+        self.checkpointer.after_commit(&self.connection, &self.metrics);
+    }
+
+    /// Undoes a batch that failed; an error is the reason to stop.
+    pub(super) fn roll_back(&mut self) -> Result<(), String> {
+        let undo = || -> rusqlite::Result<State> {
+            if !self.connection.is_autocommit() {
+                self.connection.execute_batch("ROLLBACK")?;
+            }
+            self.state.reload(&self.connection)
+        };
+        self.state = undo().map_err(|error| format!("cannot undo a batch: {error}"))?;
+        Ok(())
+    }
+
+    /// The queues that have had a job become ready since this was last asked.
+    pub(super) fn take_ready(&mut self) -> Vec<Arc<str>> {
+        self.state.take_ready()
+    }
+
+    /// Why no job can be created now, if so.
+    pub(super) fn refuses_creates(&self) -> Option<StoreError> {
+        if self.reserve.is_given_up() {
+            Some(StoreError::DiskFull)
+        } else if self.checkpointer.is_over_limit() {
+            Some(StoreError::Busy)
+        } else {
+            None
+        }
+    }
+
+    /// Makes room on a full disk.
+    pub(super) fn give_up_reserve(&mut self) {
+        self.reserve.give_up();
+    }
+
+    /// Takes the reserve back when there is room, gives pages back to the file system when there
+    /// are many free ones, and reports the sizes of the files.
+    fn look_after_files(&mut self) -> rusqlite::Result<()> {
+        self.reserve.take_back_if_possible();
+        let pages = |pragma| -> rusqlite::Result<i64> {
+            self.connection.prepare_cached(pragma)?.query_row([], |row| row.get(0))
+        };
+        let free = pages("PRAGMA freelist_count")?;
+        if free > FREE_PAGES_KEPT && free > pages("PRAGMA page_count")? / 4 {
+            let mut vacuum = self.connection.prepare_cached("PRAGMA incremental_vacuum(256)")?;
+            let mut given_back = vacuum.query([])?; // a row for each page
+            while given_back.next()?.is_some() {}
+        }
+        self.checkpointer.retry(&self.connection, &self.metrics);
+        let size_bytes = std::fs::metadata(self.file()).map_or(0, |file| file.len());
+        self.metrics.set_store_files(StoreFiles {
+            size_bytes,
+            wal_bytes: self.checkpointer.wal_bytes(),
+            free_bytes: disk::free_bytes(self.file()).unwrap_or(0),
+        });
+        Ok(())
+    }
+
+    /// The id of a new job.
+    fn next_id(&mut self, now: Timestamp) -> JobId {
+        self.last_key = JobId::key_at(now.0).max(self.last_key + 1);
+        JobId::new(self.last_key, rand::random())
+    }
+
+    /// Closes the files; an error says which and why.
+    pub(super) fn close(self) -> Result<(), String> {
+        let file = self.config.data.display().to_string();
+        let synced = self.checkpointer.stop();
+        let closed = self.connection.close();
+        drop(synced);
+        closed.map_err(|(_, error)| format!("cannot close {file}: {error}"))
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    /// A full disk can be waited out. So can one that is too full for the log's index, which is
+    /// grown before anything is committed. Nothing else can.
+    fn from(error: rusqlite::Error) -> Self {
+        let no_room = match error.sqlite_error() {
+            Some(cause) => {
+                cause.code == ErrorCode::DiskFull
+                    || cause.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+            }
+            None => false,
+        };
+        if no_room { Self::Full } else { Self::Fatal(error.to_string()) }
+    }
+}

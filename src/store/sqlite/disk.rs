@@ -1,0 +1,164 @@
+//! The files beside the database: the lock, the reserve; and the room on their file system.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, StatVfs};
+use tracing::{info, warn};
+
+use crate::store::OpenError;
+
+/// The most that the reserve takes: enough to finish tens of thousands of jobs.
+const MAX_RESERVE_BYTES: u64 = 64 << 20;
+
+/// The least room, beside the reserve itself, at which it is taken back; less would be given up
+/// again at once.
+const ROOM_TO_TAKE_BACK_BYTES: u64 = 8 << 20;
+
+/// `file` with something appended to its name.
+pub(super) fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(file);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Opens a file, made with mode 0600 if it is new.
+pub(super) fn create_private(file: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(file)
+}
+
+/// Makes the names of files in the directory of `file` durable.
+pub(super) fn sync_directory_of(file: &Path) -> io::Result<()> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn file_system_of(file: &Path) -> io::Result<StatVfs> {
+    Ok(rustix::fs::statvfs(file)?)
+}
+
+/// Room that this process may use on the file system of `file`.
+pub(super) fn free_bytes(file: &Path) -> io::Result<u64> {
+    file_system_of(file).map(|system| system.f_bavail * system.f_frsize)
+}
+
+/// Keeps other processes out of the store for as long as it lives.
+pub(super) struct Lock(#[expect(dead_code, reason = "closing it ends the lock")] File);
+
+impl Lock {
+    /// Takes the lock of the store in `file`.
+    pub(super) fn take(file: &Path) -> Result<Self, OpenError> {
+        let lock = beside(file, ".lock");
+        let io = |source| OpenError::Io { doing: "lock", file: lock.clone(), source };
+        let held = create_private(&lock).map_err(io)?;
+        match held.try_lock() {
+            Ok(()) => Ok(Self(held)),
+            Err(TryLockError::WouldBlock) => {
+                Err(OpenError::Locked { file: file.to_owned(), lock: lock.clone() })
+            }
+            Err(TryLockError::Error(source)) => Err(io(source)),
+        }
+    }
+}
+
+/// Room kept free for finishing jobs when the disk is full.
+pub(super) struct Reserve {
+    store: PathBuf,
+    file: PathBuf,
+    bytes: u64,
+    given_up: bool,
+}
+
+impl Reserve {
+    /// Takes the reserve of the store in `file`; without room it counts as given up.
+    pub(super) fn take(file: &Path) -> io::Result<Self> {
+        let system = file_system_of(file)?;
+        let bytes = MAX_RESERVE_BYTES.min(system.f_blocks * system.f_frsize / 8);
+        let mut reserve =
+            Self { store: file.to_owned(), file: beside(file, ".reserve"), bytes, given_up: true };
+        match reserve.allocate() {
+            Ok(()) => reserve.given_up = false,
+            Err(error) => {
+                warn!(event = "no_reserve", %error, bytes, "no room for the reserve; refusing creates");
+            }
+        }
+        Ok(reserve)
+    }
+
+    fn allocate(&self) -> io::Result<()> {
+        let file = create_private(&self.file)?;
+        let allocated = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.bytes);
+        match allocated {
+            Ok(()) => file.sync_all(),
+            Err(error) => {
+                self.remove();
+                Err(error.into())
+            }
+        }
+    }
+
+    fn remove(&self) {
+        match fs::remove_file(&self.file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(event = "reserve_kept", %error, "cannot remove the reserve");
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+        self.remove();
+    }
+
+    /// Creates are accepted again once this has worked.
+    pub(super) fn take_back_if_possible(&mut self) {
+        if !self.given_up {
+            return;
+        }
+        let room = free_bytes(&self.store).unwrap_or(0);
+        let needed = self.bytes + ROOM_TO_TAKE_BACK_BYTES.min(self.bytes);
+        if room >= needed && self.allocate().is_ok() {
+            self.given_up = false;
+            info!(event = "disk_recovered", room, "there is room again; accepting creates");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn the_lock_is_exclusive_and_ends_with_its_holder() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("t.db");
+        let held = Lock::take(&file).expect("free");
+        let error = Lock::take(&file).err().expect("held");
+        assert!(error.to_string().contains("in use by another tallyd"), "{error}");
+        drop(held);
+        Lock::take(&file).expect("free again");
+    }
+
+    #[test]
+    fn the_reserve_takes_room_gives_it_up_and_takes_it_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("t.db");
+        create_private(&file).expect("made");
+        let mut reserve = Reserve::take(&file).expect("a file system");
+        let kept = || fs::metadata(beside(&file, ".reserve")).map(|found| found.blocks() * 512);
+        assert!(kept().expect("it is there") >= reserve.bytes, "its blocks are allocated");
+        reserve.give_up();
+        assert!(reserve.is_given_up() && kept().is_err());
+        reserve.take_back_if_possible();
+        assert!(!reserve.is_given_up() && kept().is_ok());
+    }
+}

@@ -1,0 +1,159 @@
+//! Reading beside the writer: single jobs and pages of the list.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
+use tokio::sync::Semaphore;
+
+use super::open::flags;
+use super::rows::{SELECT_JOB, SELECT_LISTED_JOB, read_job};
+use crate::clock::Stopwatch;
+use crate::config::Config;
+use crate::store::{Filter, Job, JobId, OpenError, Page, StoreError};
+
+/// How many reads may go on at once: on a machine with few cores more would not be faster.
+const CONNECTIONS: usize = 3;
+
+/// How long a read may take, since the log cannot be restarted while it goes on.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// After how many steps of SQLite's machine a read looks at the time: about a millisecond.
+const STEPS_BETWEEN_LOOKS: i32 = 20_000;
+
+/// The most jobs that a page looks at before it is given out short.
+const EXAMINED: usize = 20_000;
+
+/// A few read-only connections; clones share them.
+#[derive(Clone)]
+pub(in crate::store) struct Readers {
+    pool: Arc<Pool>,
+}
+
+struct Pool {
+    connections: Mutex<Vec<Connection>>,
+    permits: Semaphore,
+    config: Arc<Config>,
+}
+
+impl Readers {
+    /// Opens them.
+    pub(super) fn open(config: Arc<Config>) -> Result<Self, OpenError> {
+        let open = || -> rusqlite::Result<Connection> {
+            let connection = Connection::open_with_flags(&config.data, flags(false))?;
+            connection.busy_timeout(LIMIT)?;
+            Ok(connection)
+        };
+        let connections: Result<Vec<_>, _> = (0..CONNECTIONS).map(|_| open()).collect();
+        let connections = connections.map_err(|error| OpenError::engine(&config.data, error))?;
+        let permits = Semaphore::new(connections.len());
+        let pool = Pool { connections: Mutex::new(connections), permits, config };
+        Ok(Self { pool: Arc::new(pool) })
+    }
+
+    /// One job with payload and result.
+    pub(in crate::store) async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.read(move |connection, config| {
+            let found = whole(connection, config, id.key(), SELECT_JOB)?;
+            Ok(found.filter(|job| job.id == id))
+        })
+        .await
+    }
+
+    /// One page, newest first.
+    pub(in crate::store) async fn list(&self, filter: Filter) -> Result<Page, StoreError> {
+        self.read(move |connection, config| page(connection, config, &filter)).await
+    }
+
+    /// Runs `read` on a connection and a thread of its own, and ends it at the limit.
+    async fn read<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection, &Config) -> rusqlite::Result<R> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let pool = self.pool.clone();
+        let _permit = self.pool.permits.acquire().await.expect("the semaphore is never closed");
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut connection = pool.lock().pop().expect("a permit stands for a connection");
+            let started = Stopwatch::start();
+            let is_late = move || started.seconds() > LIMIT.as_secs_f64();
+            let outcome = connection
+                .progress_handler(STEPS_BETWEEN_LOOKS, Some(is_late))
+                .and_then(|()| read(&connection, &pool.config));
+            pool.lock().push(connection);
+            outcome
+        });
+        let outcome = reading.await.map_err(|panic| StoreError::Stopped(panic.to_string()))?;
+        outcome.map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::OperationInterrupted) => StoreError::TooSlow(LIMIT),
+            _ => super::rows::damaged(0, &error)
+                .unwrap_or_else(|| StoreError::Stopped(error.to_string())),
+        })
+    }
+}
+
+impl Pool {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.connections.lock().expect("nothing panics while it holds the list")
+    }
+}
+
+fn whole(
+    connection: &Connection,
+    config: &Config,
+    key: i64,
+    select: &str,
+) -> rusqlite::Result<Option<Job>> {
+    let with_bodies = select == SELECT_JOB;
+    let mut select = connection.prepare_cached(select)?;
+    let read = select
+        .query_row([key], |row| read_job(row, with_bodies, |queue| config.policy(queue)))
+        .optional()?;
+    Ok(read.map(|(_, job)| job))
+}
+
+/// Walks the jobs from the newest, and gives out what it has when it has seen enough.
+fn page(connection: &Connection, config: &Config, filter: &Filter) -> rusqlite::Result<Page> {
+    // One view of the file, so that a job is not gone between being found and being read.
+    let view = connection.unchecked_transaction()?;
+    let queue = match &filter.queue {
+        None => None,
+        Some(name) => {
+            let id: Option<i64> = view
+                .query_row("SELECT id FROM queues WHERE name = ?", [name], |row| row.get(0))
+                .optional()?;
+            match id {
+                None => return Ok(Page::default()),
+                found => found,
+            }
+        }
+    };
+    let mut select = view.prepare_cached(
+        "SELECT id, queue, state, kind FROM jobs WHERE id < ? ORDER BY id DESC LIMIT ?",
+    )?;
+    let below = filter.cursor.unwrap_or(i64::MAX);
+    let mut rows = select.query((below, EXAMINED as i64))?;
+    let mut page = Page::default();
+    let mut seen = 0;
+    while let Some(row) = rows.next()? {
+        let key: i64 = row.get(0)?;
+        seen += 1;
+        let is_wanted = queue.is_none_or(|queue| row.get(1) == Ok(queue))
+            && filter.state.is_none_or(|state| row.get_ref(2).is_ok_and(|v| is(v, state.name())))
+            && filter.kind.as_ref().is_none_or(|kind| row.get_ref(3).is_ok_and(|v| is(v, kind)));
+        if is_wanted && let Some(job) = whole(&view, config, key, SELECT_LISTED_JOB)? {
+            page.jobs.push(job);
+        }
+        page.next_cursor = Some(key);
+        if page.jobs.len() == filter.limit {
+            return Ok(page);
+        }
+    }
+    if seen < EXAMINED {
+        page.next_cursor = None;
+    }
+    Ok(page)
+}
+
+fn is(value: rusqlite::types::ValueRef<'_>, text: &str) -> bool {
+    value.as_str() == Ok(text)
+}

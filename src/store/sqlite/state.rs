@@ -1,0 +1,492 @@
+//! What the writer knows without asking the file: the ledger, the queues, and what the batch
+//! under way has changed in them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use rusqlite::{Connection, params_from_iter};
+use tokio_util::sync::CancellationToken;
+
+use super::rows::Core;
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::job::{Change, State as JobState};
+use crate::store::{JobId, StoreError};
+use crate::tally::{
+    Count, Counts, Ledger, OTHER, QueueCounts, QueueDelta, Recount, Row, RowId, TallyDelta, Totals,
+};
+
+/// The number of a queue's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct QueueId(pub(super) i64);
+
+/// How many priorities there are.
+const PRIORITIES: usize = 10;
+
+/// One queue.
+pub(super) struct QueueState {
+    pub(super) name: Arc<str>,
+    pub(super) paused: bool,
+    pub(super) counts: QueueCounts,
+    /// The `run_at` of the first ready job of each priority.
+    heads: [Option<i64>; PRIORITIES],
+    /// No completed, cancelled or dead job is past its retention before.
+    pub(super) prune_at: Timestamp,
+}
+
+impl QueueState {
+    pub(super) fn oldest_ready(&self) -> Option<Timestamp> {
+        self.heads.iter().flatten().min().copied().map(Timestamp)
+    }
+}
+
+/// Ledger, queues and totals as they will be when the batch is committed.
+pub(super) struct State {
+    pub(super) identity: Arc<str>,
+    pub(super) ledger: Ledger,
+    pub(super) queues: HashMap<QueueId, QueueState>,
+    pub(super) by_name: HashMap<Arc<str>, QueueId>,
+    pub(super) recount: Option<Recount>,
+    totals: Totals,
+    batch: Batch,
+    /// How running attempts of the daemon's own workers learn that they were ended.
+    revocations: HashMap<JobId, CancellationToken>,
+}
+
+/// What a batch has changed.
+#[derive(Default)]
+struct Batch {
+    new_rows: Vec<RowId>,
+    rows: HashMap<RowId, Counts>,
+    queues: HashMap<QueueId, QueueDelta>,
+    stale_heads: BTreeSet<(QueueId, u8)>,
+    totals: Totals,
+    forgotten: Vec<(Arc<str>, Vec<RowId>)>,
+    ready: Vec<QueueId>,
+    due: Option<Timestamp>,
+    /// Attempts of the daemon's own workers that began (with a token) or ended, in order.
+    own_attempts: Vec<(JobId, Option<CancellationToken>)>,
+}
+
+impl State {
+    /// Reads all of it from the file.
+    pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
+        let (identity, totals) = load_totals(connection)?;
+        let mut state = Self {
+            identity,
+            ledger: load_ledger(connection)?,
+            queues: HashMap::new(),
+            by_name: HashMap::new(),
+            recount: None,
+            totals,
+            batch: Batch::default(),
+            revocations: HashMap::new(),
+        };
+        for (id, mut queue) in load_queues(connection)? {
+            if queue.counts.stored(JobState::Ready) > 0 {
+                for priority in 0..PRIORITIES {
+                    queue.heads[priority] = first_ready(connection, id, priority as u8)?;
+                }
+            }
+            state.by_name.insert(queue.name.clone(), id);
+            state.queues.insert(id, queue);
+        }
+        Ok(state)
+    }
+
+    /// The same as it stands in the file, for after a batch was undone.
+    pub(super) fn reload(&self, connection: &Connection) -> rusqlite::Result<Self> {
+        Ok(Self { revocations: self.revocations.clone(), ..Self::load(connection)? })
+    }
+
+    /// Everything as one delta, to begin the metrics with.
+    pub(super) fn as_delta(&self) -> TallyDelta {
+        let mut rows: Vec<_> = self.ledger.iter().collect();
+        rows.sort_by_key(|(id, _)| *id);
+        let mut queues: Vec<_> = self.queues.iter().collect();
+        queues.sort_by_key(|(id, _)| **id);
+        TallyDelta {
+            new_rows: rows
+                .iter()
+                .map(|(id, row)| (*id, row.queue.clone(), row.kind.clone()))
+                .collect(),
+            rows: rows.iter().map(|(id, row)| (*id, row.counts)).collect(),
+            queues: queues
+                .into_iter()
+                .map(|(_, queue)| {
+                    let delta = QueueDelta {
+                        counts: queue.counts,
+                        paused: queue.paused,
+                        oldest_ready: queue.oldest_ready(),
+                        ..QueueDelta::default()
+                    };
+                    (queue.name.clone(), delta)
+                })
+                .collect(),
+            forgotten: Vec::new(),
+            totals: self.totals,
+        }
+    }
+
+    pub(super) fn queue_named(&self, name: &str) -> Option<QueueId> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(super) fn queue(&self, id: QueueId) -> Result<&QueueState, StoreError> {
+        self.queues.get(&id).ok_or_else(|| StoreError::Damaged {
+            key: 0,
+            why: format!("there is no queue number {}", id.0),
+        })
+    }
+
+    /// Takes in a queue whose row was just made.
+    pub(super) fn add_queue(&mut self, id: QueueId, name: &str) {
+        let name: Arc<str> = Arc::from(name);
+        self.by_name.insert(name.clone(), id);
+        let queue = QueueState {
+            name,
+            paused: false,
+            counts: QueueCounts::default(),
+            heads: [None; PRIORITIES],
+            prune_at: Timestamp::MAX,
+        };
+        self.queues.insert(id, queue);
+        self.touch(id);
+    }
+
+    /// Drops a queue that has no jobs, and its rows of the ledger.
+    pub(super) fn remove_queue(&mut self, id: QueueId) -> Vec<RowId> {
+        let Some(queue) = self.queues.remove(&id) else { return Vec::new() };
+        self.by_name.remove(&queue.name);
+        let rows = self.ledger.rows_of(&queue.name);
+        for row in &rows {
+            self.ledger.remove(*row);
+            self.batch.rows.remove(row);
+        }
+        self.batch.new_rows.retain(|row| !rows.contains(row));
+        self.batch.queues.remove(&id);
+        self.batch.stale_heads.retain(|(queue, _)| *queue != id);
+        self.batch.forgotten.push((queue.name, rows.clone()));
+        rows
+    }
+
+    /// The row that counts new jobs of this pair.
+    pub(super) fn choose_row(&mut self, queue: &str, kind: &str, config: &Config) -> RowId {
+        let id = self.ledger.choose(queue, kind, config.max_pairs);
+        if let Some(row) = self.ledger.get(id)
+            && row.counts == Counts::default()
+            && !self.batch.rows.contains_key(&id)
+        {
+            self.batch.new_rows.push(id);
+            self.batch.rows.insert(id, Counts::default());
+        }
+        id
+    }
+
+    /// Counts a new job.
+    pub(super) fn record_created(&mut self, job: &Core, due: bool) {
+        let mut counts = Counts::default();
+        counts.record_created(job.state);
+        self.add_to_row(job.ledger, &counts);
+        let mut queue = QueueCounts::default();
+        queue.record_created(job.state);
+        self.add_to_queue(job.queue, &queue);
+        if self.ledger.get(job.ledger).is_some_and(|row| !row.is_own()) {
+            self.count(&Totals { overflow_jobs: 1, ..Totals::default() });
+        }
+        self.follow(job.id.key(), job.ledger, None, Some(job.state));
+        if due {
+            self.note_due(job.run_at);
+        } else {
+            self.note_ready(job.queue, job.priority, job.run_at);
+        }
+    }
+
+    /// Counts what became of a job.
+    pub(super) fn record(&mut self, job: &Core, change: &Change) {
+        let mut counts = Counts::default();
+        counts.record(change);
+        self.add_to_row(job.ledger, &counts);
+        let mut queue = QueueCounts::default();
+        queue.record(change);
+        self.add_to_queue(job.queue, &queue);
+        self.follow(job.id.key(), job.ledger, Some(change.from), change.to);
+        if change.from == JobState::Ready {
+            self.note_taken(job.queue, job.priority, job.run_at);
+        }
+        match change.to {
+            Some(JobState::Ready) => self.note_ready(job.queue, job.priority, change.run_at),
+            Some(JobState::Scheduled | JobState::Retrying) => self.note_due(change.run_at),
+            _ => {}
+        }
+        if change.ended.is_some() && job.own {
+            self.batch.own_attempts.push((job.id, None));
+        }
+    }
+
+    fn follow(&mut self, key: i64, row: RowId, from: Option<JobState>, to: Option<JobState>) {
+        if let Some(recount) = &mut self.recount {
+            recount.follow(key, row, from, to);
+        }
+    }
+
+    fn add_to_row(&mut self, id: RowId, counts: &Counts) {
+        let row = self.ledger.get_mut(id).expect("checked before the change");
+        row.counts.add(counts);
+        self.batch.rows.entry(id).or_default().add(counts);
+    }
+
+    /// What the batch has changed in a queue.
+    fn touch(&mut self, id: QueueId) -> &mut QueueDelta {
+        self.batch.queues.entry(id).or_default()
+    }
+
+    pub(super) fn add_to_queue(&mut self, id: QueueId, counts: &QueueCounts) {
+        self.queues.get_mut(&id).expect("checked before the change").counts.add(counts);
+        self.touch(id).counts.add(counts);
+    }
+
+    pub(super) fn set_paused(&mut self, id: QueueId, paused: bool) {
+        self.queues.get_mut(&id).expect("checked before the change").paused = paused;
+        self.touch(id);
+        if !paused {
+            self.batch.ready.push(id);
+        }
+    }
+
+    pub(super) fn count(&mut self, totals: &Totals) {
+        self.totals.add(totals);
+        self.batch.totals.add(totals);
+    }
+
+    /// Notes how long a job has waited for its claim.
+    pub(super) fn note_wait(&mut self, id: QueueId, seconds: f64) {
+        self.touch(id).waits.push(seconds);
+    }
+
+    /// Notes how long an attempt took.
+    pub(super) fn note_duration(&mut self, id: QueueId, row: RowId, seconds: f64) {
+        self.touch(id).durations.push((row, seconds));
+    }
+
+    /// Notes when something has to be swept.
+    pub(super) fn note_due(&mut self, at: Timestamp) {
+        self.batch.due = Some(self.batch.due.map_or(at, |due| due.min(at)));
+    }
+
+    pub(super) fn take_due(&mut self) -> Option<Timestamp> {
+        self.batch.due.take()
+    }
+
+    fn note_ready(&mut self, id: QueueId, priority: u8, run_at: Timestamp) {
+        let queue = self.queues.get_mut(&id).expect("checked before the change");
+        let head = &mut queue.heads[usize::from(priority)];
+        *head = Some(head.map_or(run_at.0, |head| head.min(run_at.0)));
+        if self.batch.ready.last() != Some(&id) {
+            self.batch.ready.push(id);
+        }
+    }
+
+    fn note_taken(&mut self, id: QueueId, priority: u8, run_at: Timestamp) {
+        let queue = self.queues.get(&id).expect("checked before the change");
+        if queue.heads[usize::from(priority)] == Some(run_at.0) {
+            self.batch.stale_heads.insert((id, priority));
+        }
+    }
+
+    pub(super) fn take_ready(&mut self) -> Vec<Arc<str>> {
+        let mut ready = std::mem::take(&mut self.batch.ready);
+        ready.sort_unstable();
+        ready.dedup();
+        ready.iter().filter_map(|id| self.queues.get(id)).map(|queue| queue.name.clone()).collect()
+    }
+
+    /// Lets an attempt of the daemon's own workers know when it is ended by somebody else.
+    pub(super) fn grant(&mut self, id: JobId, revoked: CancellationToken) {
+        self.batch.own_attempts.push((id, Some(revoked)));
+    }
+
+    /// After the commit: tells attempts that were ended, also those that ended by themselves.
+    pub(super) fn revoke(&mut self) {
+        for (id, begun) in std::mem::take(&mut self.batch.own_attempts) {
+            let before = match begun {
+                Some(revoked) => self.revocations.insert(id, revoked),
+                None => self.revocations.remove(&id),
+            };
+            if let Some(before) = before {
+                before.cancel();
+            }
+        }
+    }
+
+    /// Looks up the first ready jobs of queues that have lost theirs.
+    pub(super) fn refresh_heads(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        for (id, priority) in std::mem::take(&mut self.batch.stale_heads) {
+            if let Some(queue) = self.queues.get_mut(&id) {
+                queue.heads[usize::from(priority)] = first_ready(connection, id, priority)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what the batch changed, and answers with what to publish once it is committed.
+    pub(super) fn settle(&mut self, connection: &Connection) -> rusqlite::Result<TallyDelta> {
+        self.refresh_heads(connection)?;
+        let mut delta = TallyDelta {
+            forgotten: std::mem::take(&mut self.batch.forgotten),
+            totals: std::mem::take(&mut self.batch.totals),
+            ..TallyDelta::default()
+        };
+        for id in std::mem::take(&mut self.batch.new_rows) {
+            let row = self.ledger.get(id).expect("a new row is in the ledger");
+            delta.new_rows.push((id, row.queue.clone(), row.kind.clone()));
+        }
+        for (id, counts) in std::mem::take(&mut self.batch.rows) {
+            write_row(
+                connection,
+                id,
+                self.ledger.get(id).expect("a changed row is in the ledger"),
+            )?;
+            delta.rows.push((id, counts));
+        }
+        for (id, mut change) in std::mem::take(&mut self.batch.queues) {
+            let queue = self.queues.get(&id).expect("a changed queue is known");
+            write_queue(connection, id, queue)?;
+            change.paused = queue.paused;
+            change.oldest_ready = queue.oldest_ready();
+            delta.queues.push((queue.name.clone(), change));
+        }
+        if delta.totals != Totals::default() {
+            write_totals(connection, &self.totals)?;
+        }
+        Ok(delta)
+    }
+}
+
+fn first_ready(
+    connection: &Connection,
+    queue: QueueId,
+    priority: u8,
+) -> rusqlite::Result<Option<i64>> {
+    let mut select = connection.prepare_cached(
+        "SELECT min(run_at) FROM jobs WHERE queue = ? AND state = 'ready' AND priority = ?",
+    )?;
+    select.query_row((queue.0, priority), |row| row.get(0))
+}
+
+fn load_totals(connection: &Connection) -> rusqlite::Result<(Arc<str>, Totals)> {
+    let select =
+        "SELECT store, promoted, expired, pruned, overflow_jobs, leases_lost_elsewhere FROM totals";
+    connection.query_row(select, [], |row| {
+        let totals = Totals {
+            promoted: row.get(1)?,
+            expired: row.get(2)?,
+            pruned: row.get(3)?,
+            overflow_jobs: row.get(4)?,
+            leases_lost_elsewhere: row.get(5)?,
+        };
+        Ok((row.get::<_, String>(0)?.into(), totals))
+    })
+}
+
+fn write_totals(connection: &Connection, totals: &Totals) -> rusqlite::Result<()> {
+    let mut update = connection.prepare_cached(
+        "UPDATE totals SET promoted = ?, expired = ?, pruned = ?, overflow_jobs = ?, \
+         leases_lost_elsewhere = ?",
+    )?;
+    update.execute((
+        totals.promoted,
+        totals.expired,
+        totals.pruned,
+        totals.overflow_jobs,
+        totals.leases_lost_elsewhere,
+    ))?;
+    Ok(())
+}
+
+fn load_ledger(connection: &Connection) -> rusqlite::Result<Ledger> {
+    let columns = Count::ALL.map(|(_, column)| column).join(", ");
+    let mut ledger = Ledger::default();
+    let mut select =
+        connection.prepare(&format!("SELECT id, queue, kind, {columns} FROM ledger"))?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let mut counts = [0; Count::ALL.len()];
+        for (index, count) in counts.iter_mut().enumerate() {
+            *count = row.get(3 + index)?;
+        }
+        let counts = Counts::from_array(counts);
+        let (queue, kind): (String, String) = (row.get(1)?, row.get(2)?);
+        let row_id = RowId(row.get(0)?);
+        ledger.insert(row_id, Row { queue: queue.into(), kind: kind.into(), counts });
+    }
+    Ok(ledger)
+}
+
+fn write_row(connection: &Connection, id: RowId, row: &Row) -> rusqlite::Result<()> {
+    use std::sync::LazyLock;
+    static UPSERT: LazyLock<String> = LazyLock::new(|| {
+        let columns = Count::ALL.map(|(_, column)| column);
+        let sets = columns.map(|column| format!("{column} = excluded.{column}"));
+        format!(
+            "INSERT INTO ledger (id, queue, kind, {}) VALUES (?, ?, ?{}) \
+             ON CONFLICT (id) DO UPDATE SET {}",
+            columns.join(", "),
+            ", ?".repeat(columns.len()),
+            sets.join(", ")
+        )
+    });
+    let mut upsert = connection.prepare_cached(&UPSERT)?;
+    upsert.raw_bind_parameter(1, id.0)?;
+    upsert.raw_bind_parameter(2, &*row.queue)?;
+    upsert.raw_bind_parameter(3, &*row.kind)?;
+    for (index, count) in row.counts.as_array().iter().enumerate() {
+        upsert.raw_bind_parameter(4 + index, count)?;
+    }
+    upsert.raw_execute()?;
+    Ok(())
+}
+
+fn load_queues(connection: &Connection) -> rusqlite::Result<Vec<(QueueId, QueueState)>> {
+    let states = JobState::ALL.map(JobState::name).join(", ");
+    let mut select = connection.prepare(&format!(
+        "SELECT id, name, paused, leases_lost, duplicates, {states} FROM queues"
+    ))?;
+    let queues = select.query_map([], |row| {
+        let mut counts =
+            QueueCounts { leases_lost: row.get(3)?, duplicates: row.get(4)?, ..Default::default() };
+        for (index, stored) in counts.stored.iter_mut().enumerate() {
+            *stored = row.get(5 + index)?;
+        }
+        let queue = QueueState {
+            name: row.get::<_, String>(1)?.into(),
+            paused: row.get(2)?,
+            counts,
+            heads: [None; PRIORITIES],
+            prune_at: Timestamp(0),
+        };
+        Ok((QueueId(row.get(0)?), queue))
+    })?;
+    queues.collect()
+}
+
+fn write_queue(connection: &Connection, id: QueueId, queue: &QueueState) -> rusqlite::Result<()> {
+    let mut update = connection.prepare_cached(
+        "UPDATE queues SET paused = ?, leases_lost = ?, duplicates = ?, scheduled = ?, ready = ?, \
+         retrying = ?, running = ?, completed = ?, cancelled = ?, dead = ? WHERE id = ?",
+    )?;
+    let counts = &queue.counts;
+    let numbers = [i64::from(queue.paused), counts.leases_lost, counts.duplicates];
+    update.execute(params_from_iter(numbers.into_iter().chain(counts.stored).chain([id.0])))?;
+    Ok(())
+}
+
+/// The row of the ledger must exist before a change is counted there.
+pub(super) fn check_row(state: &State, job: &Core) -> Result<(), StoreError> {
+    state.queue(job.queue)?;
+    if state.ledger.get(job.ledger).is_none() {
+        let why = format!("the ledger has no row {}, nor {OTHER}", job.ledger.0);
+        return Err(StoreError::Damaged { key: job.id.key(), why });
+    }
+    Ok(())
+}

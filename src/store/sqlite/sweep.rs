@@ -1,0 +1,316 @@
+//! The sweeper's work in bounded steps: promote, expire, prune; and the recount.
+//!
+//! Promotion and expiry walk an index behind a cursor, so that rows which cannot be handled are
+//! passed over once in a tick and hold up none behind them.
+
+use std::time::Duration;
+
+use rusqlite::params_from_iter;
+use tracing::warn;
+
+use super::Engine;
+use super::rows::Core;
+use super::state::{QueueId, check_row};
+use crate::clock::Timestamp;
+use crate::job::{self, Event, Outcome, State};
+use crate::store::writer::Failure;
+use crate::store::{Recounted, Sweep, Swept};
+use crate::tally::{Recount, Totals};
+
+/// The most rows of each sort that one sweep handles: about a millisecond of the writer's time.
+const STEP: usize = 200;
+
+/// The most jobs that one step of the recount looks at, less than a millisecond's work.
+const RECOUNT_STEP: usize = 1_000;
+
+type Place = (i64, i64);
+
+impl Engine {
+    /// One bounded step of a tick.
+    pub(in crate::store) fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, Failure> {
+        if sweep.is_first_step() {
+            self.look_after_files()?;
+        }
+        let mut swept = Swept::default();
+        let due_after = self.promote_due(sweep.due_after, &mut swept)?;
+        let leases_after = self.expire_leases(sweep.leases_after, &mut swept)?;
+        let prune_on = self.prune(&mut swept)?;
+        if due_after.is_some() || leases_after.is_some() || prune_on {
+            // A walk that is over stays where it was; what came since is for the next tick.
+            swept.next = Some(Sweep {
+                due_after: due_after.or(sweep.due_after),
+                leases_after: leases_after.or(sweep.leases_after),
+            });
+        } else {
+            self.look_ahead()?;
+        }
+        self.state.count(&Totals {
+            promoted: swept.promoted as i64,
+            expired: swept.expired as i64,
+            pruned: swept.pruned as i64,
+            ..Totals::default()
+        });
+        Ok(swept)
+    }
+
+    /// Makes due jobs ready; answers with where to go on, if there may be more.
+    fn promote_due(
+        &mut self,
+        after: Option<Place>,
+        swept: &mut Swept,
+    ) -> Result<Option<Place>, Failure> {
+        let now = self.clock.now();
+        let places = self.places(
+            "SELECT run_at, id FROM jobs WHERE state IN ('scheduled', 'retrying') \
+             AND run_at <= ? AND (run_at, id) > (?, ?) ORDER BY run_at, id LIMIT ?",
+            now.0,
+            after,
+        )?;
+        for (_, key) in &places {
+            let promoted = self.promote(*key, now);
+            swept.promoted += self.handled(*key, promoted, swept)?;
+        }
+        Ok(last_of_full(&places))
+    }
+
+    fn promote(&mut self, key: i64, now: Timestamp) -> Result<bool, Failure> {
+        let core = self.core(key)?;
+        check_row(&self.state, &core)?;
+        let policy = self.config.policy(&self.state.queue(core.queue)?.name);
+        let change = job::apply(&core.facts(policy), Event::Promote, now, Duration::ZERO)?;
+        self.change(&core, &change, now)
+    }
+
+    /// Ends attempts whose lease has ended; answers with where to go on, if there may be more.
+    fn expire_leases(
+        &mut self,
+        after: Option<Place>,
+        swept: &mut Swept,
+    ) -> Result<Option<Place>, Failure> {
+        let places = self.places(
+            "SELECT lease_tick, id FROM jobs WHERE state = 'running' \
+             AND lease_tick <= ? AND (lease_tick, id) > (?, ?) ORDER BY lease_tick, id LIMIT ?",
+            self.clock.tick().0,
+            after,
+        )?;
+        for (_, key) in &places {
+            let expired = self.expire(*key);
+            swept.expired += self.handled(*key, expired, swept)?;
+        }
+        Ok(last_of_full(&places))
+    }
+
+    fn expire(&mut self, key: i64) -> Result<bool, Failure> {
+        let core = self.core(key)?;
+        check_row(&self.state, &core)?;
+        let timed_out = core.timeout_tick.is_some_and(|end| Some(end) <= core.lease_tick);
+        if timed_out {
+            self.end_attempt(&core, Outcome::TimedOut, "the attempt took longer than its timeout")
+        } else {
+            let text = "the lease ended without being renewed";
+            self.end_attempt(&core, Outcome::LeaseExpired, text)
+        }
+    }
+
+    /// Removes ended jobs that are past their retention; answers whether there may be more.
+    fn prune(&mut self, swept: &mut Swept) -> Result<bool, Failure> {
+        let now = self.clock.now();
+        let due: Vec<QueueId> = self
+            .state
+            .queues
+            .iter()
+            .filter(|(_, queue)| queue.prune_at <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            let left = STEP.saturating_sub(swept.pruned);
+            if left == 0 || !self.prune_queue(id, now, left, swept)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Prunes one queue; answers whether it is done and knows when it has to be looked at again.
+    fn prune_queue(
+        &mut self,
+        id: QueueId,
+        now: Timestamp,
+        limit: usize,
+        swept: &mut Swept,
+    ) -> Result<bool, Failure> {
+        let queue = self.state.queue(id)?;
+        let stored = |state| queue.counts.stored(state);
+        let ended = stored(State::Completed) + stored(State::Cancelled);
+        let dead = stored(State::Dead);
+        let policy = self.config.policy(&queue.name);
+        let (keep_completed, keep_dead) = (policy.keep_completed, policy.keep_dead);
+        let excess = ended - i64::try_from(policy.max_completed).unwrap_or(i64::MAX);
+        let max_dead = policy.max_dead.unwrap_or(u64::MAX);
+        let excess_dead = dead - i64::try_from(max_dead).unwrap_or(i64::MAX);
+        let before = swept.pruned;
+        let next_ended = self.prune_part(
+            "SELECT ended_at, id FROM jobs WHERE queue = ? AND state IN ('completed', 'cancelled') \
+             ORDER BY ended_at, id LIMIT ?",
+            (id, limit + 1),
+            (excess, now.before(keep_completed)),
+            swept,
+        )?;
+        let left = limit - (swept.pruned - before);
+        let next_dead = self.prune_part(
+            "SELECT ended_at, id FROM jobs WHERE queue = ? AND state = 'dead' \
+             ORDER BY ended_at, id LIMIT ?",
+            (id, left + 1),
+            (excess_dead, now.before(keep_dead)),
+            swept,
+        )?;
+        let next_ended = next_ended.map(|at| at.after(keep_completed));
+        let next_dead = next_dead.map(|at| at.after(keep_dead));
+        let next = [next_ended, next_dead].into_iter().flatten().min().unwrap_or(Timestamp::MAX);
+        let is_done = swept.pruned - before < limit;
+        if let Some(queue) = self.state.queues.get_mut(&id) {
+            // What is left because it cannot be removed is tried again at the next tick.
+            queue.prune_at = if is_done { next.max(Timestamp(now.0 + 1)) } else { now };
+        }
+        Ok(is_done)
+    }
+
+    /// Removes the oldest jobs of one sort that are too many or too old, at most one less than the
+    /// limit; answers with when the first that stays was ended.
+    fn prune_part(
+        &mut self,
+        select: &'static str,
+        (queue, limit): (QueueId, usize),
+        (mut excess, cutoff): (i64, Timestamp),
+        swept: &mut Swept,
+    ) -> Result<Option<Timestamp>, Failure> {
+        let mut select = self.connection.prepare_cached(select)?;
+        let rows =
+            select.query_map((queue.0, limit as i64), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let places: Vec<Place> = rows.collect::<Result<_, _>>()?;
+        drop(select);
+        for (index, (ended_at, key)) in places.into_iter().enumerate() {
+            let is_over = excess > 0 || ended_at <= cutoff.0;
+            if !is_over || index + 1 == limit {
+                return Ok(Some(Timestamp(ended_at)));
+            }
+            let removed = self.prune_one(key);
+            swept.pruned += self.handled(key, removed, swept)?;
+            excess -= 1;
+        }
+        Ok(None)
+    }
+
+    fn prune_one(&mut self, key: i64) -> Result<bool, Failure> {
+        let core = self.core(key)?;
+        check_row(&self.state, &core)?;
+        let policy = self.config.policy(&self.state.queue(core.queue)?.name);
+        let now = self.clock.now();
+        let change = job::apply(&core.facts(policy), Event::Prune, now, Duration::ZERO)?;
+        self.remove(&core, &change)
+    }
+
+    /// Notes when a job that has just ended may be pruned.
+    pub(super) fn note_retention(
+        &mut self,
+        core: &Core,
+        state: State,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let queue = self.state.queue(core.queue)?;
+        let policy = self.config.policy(&queue.name);
+        let stored = |state| queue.counts.stored(state).unsigned_abs();
+        let (keep, is_over) = if state == State::Dead {
+            (policy.keep_dead, policy.max_dead.is_some_and(|max| stored(State::Dead) > max))
+        } else {
+            let ended = stored(State::Completed) + stored(State::Cancelled);
+            (policy.keep_completed, ended > policy.max_completed)
+        };
+        let at = if is_over { now } else { now.after(keep) };
+        if let Some(queue) = self.state.queues.get_mut(&core.queue) {
+            queue.prune_at = queue.prune_at.min(at);
+        }
+        Ok(())
+    }
+
+    /// Counts a handled row; one that is damaged is reported and passed over.
+    fn handled(
+        &self,
+        key: i64,
+        handled: Result<bool, Failure>,
+        swept: &mut Swept,
+    ) -> Result<usize, Failure> {
+        match handled {
+            Ok(changed) => Ok(usize::from(changed)),
+            Err(Failure::Refused(error)) => {
+                warn!(event = "row_passed_over", key, %error, "the sweeper cannot handle a row");
+                self.metrics.store_error();
+                swept.passed_over += 1;
+                Ok(0)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn places(
+        &self,
+        select: &'static str,
+        until: i64,
+        after: Option<Place>,
+    ) -> Result<Vec<Place>, Failure> {
+        let (at, key) = after.unwrap_or((i64::MIN, i64::MIN));
+        let mut select = self.connection.prepare_cached(select)?;
+        let parameters = params_from_iter([until, at, key, STEP as i64]);
+        let rows = select.query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Tells the sweeper when there will be something to do.
+    fn look_ahead(&mut self) -> Result<(), Failure> {
+        let first = |select: &'static str| -> rusqlite::Result<Option<i64>> {
+            self.connection.prepare_cached(select)?.query_row([], |row| row.get(0))
+        };
+        let due = first("SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')")?;
+        let tick = first("SELECT min(lease_tick) FROM jobs WHERE state = 'running'")?;
+        let (now, now_tick) = (self.clock.now(), self.clock.tick());
+        let lease = tick.map(|tick| now.0.saturating_add(tick - now_tick.0));
+        let next = due.into_iter().chain(lease).min().map(Timestamp);
+        self.due.send_if_modified(|known| {
+            *known = next;
+            false // only what comes earlier than this needs to wake the sweeper
+        });
+        Ok(())
+    }
+
+    /// Compares the next jobs with the ledger.
+    pub(in crate::store) fn recount(&mut self) -> Result<Recounted, Failure> {
+        let mut recount = self.state.recount.take().unwrap_or_default();
+        let mut select = self.connection.prepare_cached(
+            "SELECT id, ledger, state FROM jobs WHERE id > ? ORDER BY id LIMIT ?",
+        )?;
+        let mut rows = select.query((recount.cursor(), RECOUNT_STEP as i64))?;
+        let mut seen = 0;
+        while let Some(row) = rows.next()? {
+            let name: String = row.get(2)?;
+            if let Some(state) = State::named(&name) {
+                recount.visit(row.get(0)?, crate::tally::RowId(row.get(1)?), state);
+            }
+            seen += 1;
+        }
+        if seen == RECOUNT_STEP {
+            self.state.recount = Some(recount);
+            return Ok(Recounted::Going);
+        }
+        let mismatch = Recount::mismatch(&recount, &self.state.ledger);
+        if mismatch != 0 {
+            warn!(event = "tally_mismatch", mismatch, "the ledger differs from the stored jobs");
+        }
+        self.metrics.set_tally_mismatch(mismatch);
+        Ok(Recounted::Done(mismatch))
+    }
+}
+
+/// Where a full page ended; none if the page shows that nothing is left.
+fn last_of_full(places: &[Place]) -> Option<Place> {
+    places.last().filter(|_| places.len() == STEP).copied()
+}

@@ -1,0 +1,216 @@
+#!/usr/bin/env bash
+# Installs what the tests need, then runs every check and every test. Stops at the first failure.
+#
+#   tests/run.sh           everything
+#   tests/run.sh tools     only install, and write target/tools.env for running single tests:
+#                          . target/tools.env && cargo nextest run lifecycle
+#
+# Needs rust with rustfmt and clippy; the rest is installed on Debian: packages with apt-get (as
+# root, or with sudo), Prometheus and the Python packages into target/, where nothing starts a
+# service and nothing is changed for the machine. Two runs may go on at the same time.
+#
+# Reads   TALLYD_TEST_SCALE  factor on the counts of the long tests, 1 unless set
+#         CARGO_TARGET_DIR   as cargo does
+# Sets    TALLYD_PROMTOOL, TALLYD_PROMETHEUS, TALLYD_PYTHON  absolute paths for the tests; a test
+#         that needs one and finds it unset fails and says to use this script
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly python_packages=(prometheus-client==0.26.0)
+readonly attempts=4 # of whatever asks the network
+
+mkdir -p "${CARGO_TARGET_DIR:=target}"
+target=$(cd "$CARGO_TARGET_DIR" && pwd)
+readonly target
+export CARGO_TARGET_DIR=$target
+export TALLYD_TEST_SCALE=${TALLYD_TEST_SCALE:-1}
+
+# --- steps and the summary ---------------------------------------------------------------------
+
+summary=()
+current=""
+
+# Runs a command as a named step. `set -e` ends the script at the first command that fails.
+step() {
+    current=$1
+    shift
+    local started=$SECONDS
+    printf '\n==> %s\n' "$current"
+    "$@"
+    summary+=("$(printf 'ok      %5d s  %s' $((SECONDS - started)) "$current")")
+    current=""
+}
+
+finish() {
+    local code=$?
+    [[ -z $current ]] || summary+=("$(printf 'FAILED           %s' "$current")")
+    printf '\n==> summary\n'
+    printf '%s\n' "${summary[@]}"
+    if ((code == 0)); then
+        printf 'all passed in %d s\n' "$SECONDS"
+    else
+        printf 'stopped after %d s with exit code %d\n' "$SECONDS" "$code"
+    fi
+}
+
+fail() {
+    printf 'tests/run.sh: %s\n' "$*" >&2
+    exit 1
+}
+
+# Runs a command until it succeeds, a bounded number of times.
+retry() {
+    local attempt
+    for ((attempt = 1; attempt < attempts; attempt++)); do
+        "$@" && return 0
+        printf 'attempt %d of %d failed: %s\n' "$attempt" "$attempts" "$*" >&2
+        sleep $((attempt * 3))
+    done
+    "$@"
+}
+
+# --- what the tests need -----------------------------------------------------------------------
+
+check_rust() {
+    command -v cargo >/dev/null || fail "cargo is missing; install rust, see https://rustup.rs"
+    cargo fmt --version || fail "rustfmt is missing; run: rustup component add rustfmt"
+    cargo clippy --version || fail "clippy is missing; run: rustup component add clippy"
+    cargo --version
+}
+
+as_root() {
+    if ((EUID == 0)); then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo -- "$@"
+    else
+        fail "must be root, or have sudo, to install Debian packages; still missing: ${wanted[*]}"
+    fi
+}
+
+apt() {
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"
+}
+
+# Runs a command that needs the package lists; if it fails, fetches the lists and runs it again.
+with_package_lists() {
+    "$@" && return 0
+    retry apt update
+    retry "$@"
+}
+
+# The Debian packages that are not there yet, in `wanted`.
+find_missing_packages() {
+    wanted=()
+    local entry
+    for entry in gcc:gcc curl:curl jq:jq python3:python3 sqlite3:sqlite3 strace:strace; do
+        command -v "${entry%:*}" >/dev/null || wanted+=("${entry#*:}")
+    done
+    [[ -e /usr/include/stdio.h ]] || wanted+=(libc6-dev)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3-venv)
+}
+
+install_packages() {
+    local wanted
+    find_missing_packages
+    if ((${#wanted[@]} > 0)); then
+        command -v apt-get >/dev/null || fail "install these first: ${wanted[*]} (no apt-get here)"
+        printf 'installing %s\n' "${wanted[*]}"
+        with_package_lists apt install --no-install-recommends "${wanted[@]}"
+        find_missing_packages
+        ((${#wanted[@]} == 0)) || fail "still missing after the installation: ${wanted[*]}"
+    fi
+    printf 'all there\n'
+}
+
+# Downloads a Debian package into the current directory; needs no root once there are lists.
+download_package() {
+    apt-get -q -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 download "$1"
+}
+
+# Unpacks Debian's Prometheus, whose binaries need libc only. Not installed, because its package
+# starts a server. Moved into place in one step, so that nobody finds half of it.
+install_prometheus() {
+    local unpacked=$target/debian/prometheus wanted=(prometheus)
+    if [[ ! -x $unpacked/usr/bin/promtool ]]; then
+        command -v apt-get >/dev/null || fail "promtool comes from Debian's prometheus (no apt-get here)"
+        rm -rf "$unpacked" "$unpacked.partial"
+        mkdir -p "$unpacked.partial/deb"
+        cd "$unpacked.partial/deb"
+        with_package_lists download_package prometheus
+        dpkg-deb -x prometheus_*.deb "$unpacked.partial"
+        cd "$OLDPWD"
+        rm -r "$unpacked.partial/deb"
+        mv "$unpacked.partial" "$unpacked"
+    fi
+    export TALLYD_PROMTOOL=$unpacked/usr/bin/promtool
+    export TALLYD_PROMETHEUS=$unpacked/usr/bin/prometheus
+    "$TALLYD_PROMTOOL" --version
+    "$TALLYD_PROMETHEUS" --version >/dev/null
+}
+
+install_python_packages() {
+    local venv=$target/venv
+    local stamp=$venv/installed
+    if [[ ! -e $stamp || $(<"$stamp") != "${python_packages[*]}" ]]; then
+        rm -rf "$venv"
+        python3 -m venv "$venv"
+        retry "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${python_packages[@]}"
+        printf '%s\n' "${python_packages[*]}" >"$stamp"
+    fi
+    export TALLYD_PYTHON=$venv/bin/python
+    "$TALLYD_PYTHON" -c 'import prometheus_client, sys; print("python", sys.version.split()[0])'
+}
+
+install_tools() {
+    install_packages
+    install_prometheus
+    install_python_packages
+    local name
+    for name in TALLYD_PROMTOOL TALLYD_PROMETHEUS TALLYD_PYTHON; do
+        printf 'export %s=%q\n' "$name" "${!name}"
+    done >"$target/tools.env.partial"
+    mv "$target/tools.env.partial" "$target/tools.env"
+}
+
+# The installation, one run at a time.
+install_tools_alone() {
+    exec {lock}>"$target/tools.lock"
+    flock "$lock"
+    install_tools
+    exec {lock}>&-
+}
+
+# --- the checks --------------------------------------------------------------------------------
+
+run_tests() {
+    if command -v cargo-nextest >/dev/null; then
+        local profile=ci
+        [[ $TALLYD_TEST_SCALE == 1 || $TALLYD_TEST_SCALE == 0* ]] || profile=long
+        cargo nextest run --locked --profile "$profile"
+    else
+        printf 'cargo-nextest is missing: cargo test runs the tests instead, without time limits of\n'
+        printf 'their own and in one process; all of them together get an hour\n'
+        timeout --kill-after=10 3600 cargo test --locked --lib --bins --tests --no-fail-fast
+    fi
+}
+
+main() {
+    trap finish EXIT
+    step "rust" check_rust
+    step "tools" install_tools_alone
+    [[ ${1:-} != tools ]] || return 0
+    step "dependencies" retry cargo fetch --locked
+    step "format" cargo fmt --check
+    step "clippy" cargo clippy --all-targets --locked -- -D warnings
+    step "docs" env RUSTDOCFLAGS="-D warnings" \
+        cargo doc --no-deps --document-private-items --locked
+    step "tests (TALLYD_TEST_SCALE=$TALLYD_TEST_SCALE)" run_tests
+    step "doc tests" cargo test --doc --locked
+}
+
+[[ $# == 0 || ($# == 1 && $1 == tools) ]] || fail "takes no argument, or: tools; got $*"
+[[ $TALLYD_TEST_SCALE =~ ^[0-9]+(\.[0-9]+)?$ ]] ||
+    fail "TALLYD_TEST_SCALE must be a number like 1, 0.1 or 20, got $TALLYD_TEST_SCALE"
+main "$@"
