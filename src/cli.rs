@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod logs;
+pub mod metrics;
 pub mod serve;
 pub mod settings;
 
@@ -21,8 +22,12 @@ pub struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Run the daemon
+    Serve(serve::Serve),
     /// Validate the configuration and print the effective one
     Check(check::Check),
+    /// Print the metrics that the daemon exports
+    Metrics(metrics::Catalogue),
 }
 
 impl Cli {
@@ -33,7 +38,9 @@ impl Cli {
     /// What stopped the command, with the exit code that it means.
     pub fn run(&self) -> Result<(), Failure> {
         match &self.command {
+            Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
+            Command::Metrics(catalogue) => catalogue.run(),
         }
     }
 }

@@ -247,9 +247,9 @@ impl Metrics {
         self.mismatch.set(jobs);
     }
 
-    /// Sets how many attempts the daemon runs in a queue.
-    pub fn set_workers_busy(&self, queue: &str, attempts: usize) {
-        self.cut().set_busy(queue, i64::try_from(attempts).unwrap_or(i64::MAX));
+    /// Changes how many attempts the daemon runs in a queue.
+    pub fn add_workers_busy(&self, queue: &str, change: i64) {
+        self.cut().add_busy(queue, change);
     }
 
     /// Counts a request: its route template, its method if it is a known one, its status code.

@@ -1,3 +1,162 @@
-//! The daemon's own workers: how an attempt runs.
+//! The worker pool: claims jobs of queues that have a runner, runs them, renews, finishes.
+//!
+//! ```text
+//! one loop a queue: free slots ──> claim as many ──> an attempt each ──> finish, slot free
+//!                                                        ├── renews its lease at each third
+//!                                                        └── ends its command when interrupted:
+//!                                                            cancel, lease lost, drain
+//! ```
 
 pub mod exec;
+
+mod attempt;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use self::attempt::Attempt;
+use self::exec::Spawner;
+use crate::config::{Config, ExecConfig, Runner};
+use crate::metrics::Metrics;
+use crate::store::{Claim, LeasedJob, Store, StoreError};
+
+/// The name under which the daemon's own workers claim.
+const WORKER: &str = "tallyd";
+
+/// The most payload that one claim takes into memory.
+const CLAIM_BYTES: usize = 16 << 20;
+
+/// How long a claim waits for a job before it is made again; long, since it is woken by one.
+const CLAIM_WAIT: Duration = Duration::from_secs(600);
+
+/// How long to wait after a claim that failed.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// What all loops and attempts share.
+struct Shared {
+    store: Store,
+    metrics: Arc<Metrics>,
+    spawner: Spawner,
+    /// No attempt may begin any more.
+    claiming: CancellationToken,
+    /// Attempts must end now, and release their jobs.
+    interrupt: CancellationToken,
+    /// How many attempts have not been able to renew their lease by two thirds of it.
+    late_renewals: watch::Sender<usize>,
+}
+
+/// The loops of all queues that have a runner, and their attempts.
+pub struct Workers {
+    loops: TaskTracker,
+    attempts: TaskTracker,
+}
+
+impl Workers {
+    /// Starts to claim and run; `claiming` stops the former, `interrupt` the latter.
+    pub fn start(
+        store: &Store,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        claiming: &CancellationToken,
+        interrupt: &CancellationToken,
+    ) -> io::Result<Self> {
+        let workers = Self { loops: TaskTracker::new(), attempts: TaskTracker::new() };
+        let shared = Arc::new(Shared {
+            store: store.clone(),
+            metrics: metrics.clone(),
+            spawner: Spawner::start(tokio::runtime::Handle::current())?,
+            claiming: claiming.clone(),
+            interrupt: interrupt.clone(),
+            late_renewals: watch::channel(0).0,
+        });
+        for (name, queue) in &config.queues {
+            let Runner::Exec(exec) = &queue.runner else { continue };
+            let queue = Queue {
+                name: name.as_str().into(),
+                exec: exec.clone(),
+                slots: Arc::new(Semaphore::new(queue.concurrency as usize)),
+                shared: shared.clone(),
+                attempts: workers.attempts.clone(),
+            };
+            workers.loops.spawn(Arc::new(queue).run());
+        }
+        workers.loops.close();
+        workers.attempts.close();
+        Ok(workers)
+    }
+
+    /// How many attempts run now.
+    pub fn running(&self) -> usize {
+        self.attempts.len()
+    }
+
+    /// Resolves when claiming has stopped and no attempt runs any more.
+    pub async fn wait(&self) {
+        self.loops.wait().await;
+        self.attempts.wait().await;
+    }
+}
+
+/// One queue with a runner.
+struct Queue {
+    name: Arc<str>,
+    exec: ExecConfig,
+    slots: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    attempts: TaskTracker,
+}
+
+impl Queue {
+    /// Claims and starts attempts until claiming is stopped.
+    async fn run(self: Arc<Self>) {
+        let claiming = self.shared.claiming.clone();
+        while let Some(claimed) = claiming.run_until_cancelled(self.claim()).await {
+            match claimed {
+                Ok(jobs) => jobs.into_iter().for_each(|(leased, slot)| self.begin(leased, slot)),
+                Err(StoreError::Stopped(_)) => return, // the daemon sees it and ends
+                Err(error) => {
+                    warn!(event = "claim_failed", queue = &*self.name, %error);
+                    claiming.run_until_cancelled(tokio::time::sleep(PAUSE_AFTER_ERROR)).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for a free slot, then for jobs, as many as there are free slots.
+    async fn claim(&self) -> Result<Vec<(LeasedJob, OwnedSemaphorePermit)>, StoreError> {
+        let first = self.slots.clone().acquire_owned().await;
+        let mut slots = vec![first.expect("the semaphore is never closed")];
+        while let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            slots.push(slot);
+        }
+        // Who cannot renew should not take on more.
+        let mut late = self.shared.late_renewals.subscribe();
+        late.wait_for(|late| *late == 0).await.expect("its sender is shared");
+        let claim = Claim {
+            queues: vec![self.name.to_string()],
+            max: slots.len(),
+            max_bytes: CLAIM_BYTES,
+            duration: None,
+            worker: Some(WORKER.to_owned()),
+            own: true,
+        };
+        let claimed = self.shared.store.claim(claim, CLAIM_WAIT).await?;
+        Ok(claimed.jobs.into_iter().zip(slots).collect())
+    }
+
+    fn begin(self: &Arc<Self>, leased: LeasedJob, slot: OwnedSemaphorePermit) {
+        let queue = self.clone();
+        self.attempts.spawn(async move {
+            queue.shared.metrics.add_workers_busy(&queue.name, 1);
+            Attempt::new(&queue.shared, leased).run(&queue.exec).await;
+            queue.shared.metrics.add_workers_busy(&queue.name, -1);
+            drop(slot);
+        });
+    }
+}

@@ -1,8 +1,18 @@
 //! `tallyd serve`: loads the configuration, sets up the logs and runs the daemon.
 
-use super::logs;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
 use super::settings::Settings;
+use super::{Failure, logs};
 use crate::config::{Config, ConfigError};
+use crate::daemon::Daemon;
+
+/// How long the end waits for threads that are still reading: they hold nothing that matters.
+const LAST_READS: Duration = Duration::from_millis(100);
 
 /// The flags of `tallyd serve`.
 #[derive(Debug, clap::Args)]
@@ -12,6 +22,19 @@ pub struct Serve {
 }
 
 impl Serve {
+    /// Runs the daemon until it is told to stop by SIGTERM or SIGINT, and has drained.
+    ///
+    /// # Errors
+    ///
+    /// A wrong configuration, what kept the daemon from starting, or why it ended by itself.
+    pub fn run(&self) -> Result<(), Failure> {
+        let config = self.prepare()?;
+        let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
+        let outcome = runtime.block_on(run(config));
+        runtime.shutdown_timeout(LAST_READS);
+        outcome
+    }
+
     /// All that comes before the daemon: from here on its configuration is right and it logs.
     ///
     /// # Errors
@@ -21,6 +44,44 @@ impl Serve {
         let config = self.settings.load()?;
         logs::start(config.log);
         Ok(config)
+    }
+}
+
+async fn run(config: Config) -> Result<(), Failure> {
+    let stop = Stop::new().map_err(|error| Failure::Other(error.into()))?;
+    let daemon = Daemon::start(config).await.map_err(|error| Failure::Other(error.into()))?;
+    daemon.run(stop.wait()).await.map_err(|error| Failure::Other(error.into()))
+}
+
+/// The signals that ask for an end.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// Listens from now on, so that a signal during the start is not missed.
+    fn new() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Resolves at the first signal; the second ends the process at once.
+    async fn wait(mut self) {
+        let name = self.next().await;
+        info!(event = "stopping", signal = name, "a second signal ends at once");
+        tokio::spawn(async move {
+            let name = self.next().await;
+            warn!(event = "stopped", signal = name, "ending at once, without a drain");
+            std::process::exit(1);
+        });
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 

@@ -316,10 +316,10 @@ impl Projection {
         !self.others.contains_key(name) && beside < OTHER_QUEUES
     }
 
-    /// Sets how many attempts the daemon runs in a queue.
-    pub(super) fn set_busy(&self, queue: &str, busy: i64) {
+    /// Changes how many attempts the daemon runs in a queue.
+    pub(super) fn add_busy(&self, queue: &str, change: i64) {
         if let Some(series) = self.queues.get(queue) {
-            series.workers_busy.set(busy);
+            series.workers_busy.add(change);
         }
     }
 

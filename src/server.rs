@@ -1,0 +1,126 @@
+//! The HTTP interface: what every request shares, and the one way to serve it.
+//!
+//! A request passes [`connections`] (limits, timeouts), [`gate`] (host check, counts, panics) and
+//! the table in [`routes`], which the router and the API's description are both made of.
+
+mod batch;
+mod body;
+mod connections;
+mod deadline;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod gate;
+mod handover;
+mod job_request;
+mod job_view;
+mod jobs;
+mod json;
+mod leases;
+mod openapi;
+mod pages;
+mod query;
+mod queues;
+mod routes;
+mod stats;
+mod traceparent;
+
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::store::{Store, StoreError};
+use error::ApiError;
+
+/// What the handlers work with; one for all listeners.
+pub struct Api {
+    store: Store,
+    metrics: Arc<Metrics>,
+    config: Arc<Config>,
+    draining: CancellationToken,
+    writes: TaskTracker,
+    large_bodies: Semaphore,
+}
+
+/// What the router hands to each handler.
+type Shared = Arc<Api>;
+
+impl Api {
+    /// What the handlers need. Once `draining` is cancelled nothing is leased any more and
+    /// `/-/ready` answers 503; everything else goes on.
+    pub fn new(
+        store: Store,
+        metrics: Arc<Metrics>,
+        config: Arc<Config>,
+        draining: CancellationToken,
+    ) -> Arc<Self> {
+        let large_bodies = Semaphore::new(body::LARGE_BODIES_KIB);
+        Arc::new(Self {
+            store,
+            metrics,
+            config,
+            draining,
+            writes: TaskTracker::new(),
+            large_bodies,
+        })
+    }
+
+    /// Resolves when every write that was begun is finished, those of callers who hung up included.
+    ///
+    /// Call it once the listeners are closed and before the store is.
+    pub async fn writes_finished(&self) {
+        self.writes.close();
+        self.writes.wait().await;
+    }
+
+    /// Runs a write to its end, even if the caller hangs up and this future is dropped.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        match self.writes.spawn(work).await {
+            Ok(done) => Ok(done?),
+            Err(broken) => match broken.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(StoreError::Stopped("tallyd is ending".into()).into()),
+            },
+        }
+    }
+}
+
+/// Which routes a listener has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// All.
+    Whole,
+    /// All but `/metrics`, which has a listener of its own.
+    WithoutMetrics,
+    /// `/metrics` and the health routes.
+    MetricsOnly,
+}
+
+impl Role {
+    /// The role of the main listener under this configuration.
+    pub fn of_main(config: &Config) -> Self {
+        if config.metrics_listen.is_some() { Self::WithoutMetrics } else { Self::Whole }
+    }
+}
+
+/// Serves until `stop` is cancelled and the requests then open are answered.
+///
+/// The listener closes at once when `stop` is cancelled; connections that are still open after
+/// [`connections::LINGER`] are cut.
+pub async fn serve(api: Arc<Api>, listener: TcpListener, role: Role, stop: CancellationToken) {
+    let metrics = api.metrics.clone();
+    connections::serve(listener, routes::router(api, role), metrics, stop).await;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+//! Request bodies: what may come in, how much of it, for how long.
+
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
+
+use super::Api;
+use super::error::{ApiError, Code};
+use super::json;
+
+/// The most bytes of a body that holds many items.
+pub(super) const MAX_BATCH_BYTES: usize = 16 << 20;
+
+/// The most bytes of a body that holds a few short fields.
+pub(super) const MAX_SMALL_BYTES: usize = 1 << 20;
+
+/// How many bytes beyond a limit are read and thrown away, so that a caller who sends first and
+/// reads afterwards sees the answer rather than a reset connection.
+const READ_AWAY_BYTES: usize = 16 << 20;
+
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bodies up to this size are read without asking: 10,000 connections hold at most 160 MiB so.
+const FREE_BYTES: usize = 16 << 10;
+
+/// What all larger bodies together may hold, in KiB: eight batches of the largest size.
+pub(super) const LARGE_BODIES_KIB: usize = 128 << 10;
+
+/// How large a body may be, and what a larger one is called.
+#[derive(Clone, Copy)]
+pub(super) struct Limit {
+    bytes: usize,
+    code: Code,
+}
+
+impl Limit {
+    /// A few short fields.
+    pub(super) const SMALL: Self = Self { bytes: MAX_SMALL_BYTES, code: Code::BodyTooLarge };
+
+    /// Many items.
+    pub(super) const BATCH: Self = Self { bytes: MAX_BATCH_BYTES, code: Code::BodyTooLarge };
+
+    /// One job.
+    pub(super) fn job(max_payload: usize) -> Self {
+        Self { bytes: max_payload, code: Code::JobTooLarge }
+    }
+
+    fn exceeded(self) -> ApiError {
+        let what = if self.code == Code::JobTooLarge { "a job" } else { "the body" };
+        ApiError::new(self.code, format!("{what} may have at most {} bytes", self.bytes))
+    }
+}
+
+/// The media types that bodies come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Media {
+    /// One JSON value.
+    Json,
+    /// A JSON value a line.
+    NdJson,
+}
+
+impl Media {
+    /// Its name in headers.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::NdJson => "application/x-ndjson",
+        }
+    }
+
+    /// What the headers say, without parameters such as `charset`.
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        [Self::Json, Self::NdJson]
+            .into_iter()
+            .find(|media| essence.eq_ignore_ascii_case(media.name()))
+    }
+}
+
+/// A body in memory.
+pub(super) struct Received<'a> {
+    /// What came in; `{}` if nothing did.
+    pub(super) text: Bytes,
+    /// What it is.
+    pub(super) media: Media,
+    _room: Option<SemaphorePermit<'a>>,
+}
+
+impl Received<'_> {
+    /// The body as a JSON object.
+    pub(super) fn object<'b, T: Deserialize<'b>>(&'b self) -> Result<T, ApiError> {
+        json::object(&self.text)
+    }
+}
+
+impl Api {
+    /// Reads the body of a request; one that is not empty must be of an accepted media type.
+    pub(super) async fn receive(
+        &self,
+        request: Request,
+        limit: Limit,
+        accepted: &[Media],
+    ) -> Result<Received<'_>, ApiError> {
+        let (head, body) = request.into_parts();
+        let size = declared(&body).unwrap_or(limit.bytes).min(limit.bytes);
+        let room = timeout(BODY_TIMEOUT, self.room(size)).await.map_err(|_| too_busy())?;
+        let text = timeout(BODY_TIMEOUT, collect(body, limit)).await.map_err(|_| too_late())??;
+        if head.headers.contains_key(CONTENT_ENCODING) {
+            let message = "bodies are taken as they are; send it without content-encoding";
+            return Err(ApiError::new(Code::UnsupportedEncoding, message));
+        }
+        let media = Media::of(&head.headers).filter(|media| accepted.contains(media));
+        let (text, media) = match media {
+            Some(Media::NdJson) => (text, Media::NdJson),
+            _ if text.is_empty() => (Bytes::from_static(b"{}"), Media::Json),
+            Some(Media::Json) => (text, Media::Json),
+            None => {
+                let names: Vec<_> = accepted.iter().map(|media| media.name()).collect();
+                let message = format!("a body needs content-type: {}", names.join(" or "));
+                return Err(ApiError::new(Code::UnsupportedMediaType, message));
+            }
+        };
+        Ok(Received { text, media, _room: room })
+    }
+
+    /// Waits until a large body has room beside the others.
+    async fn room(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        if bytes <= FREE_BYTES {
+            return None;
+        }
+        let kib = u32::try_from(bytes.div_ceil(1024).min(LARGE_BODIES_KIB)).unwrap_or(u32::MAX);
+        let room = self.large_bodies.acquire_many(kib).await;
+        Some(room.expect("the semaphore is never closed"))
+    }
+}
+
+/// How many bytes a body says it has.
+fn declared(body: &Body) -> Option<usize> {
+    usize::try_from(body.size_hint().exact()?).ok()
+}
+
+fn too_busy() -> ApiError {
+    ApiError::new(Code::ServerBusy, "too many large bodies at once; send it again later")
+}
+
+fn too_late() -> ApiError {
+    let message =
+        format!("the body was not read within {} s; send it again", BODY_TIMEOUT.as_secs());
+    ApiError::new(Code::BodyTimeout, message)
+}
+
+/// Gathers a body within its limit; of a larger one, reads some more and keeps nothing.
+async fn collect(mut body: Body, limit: Limit) -> Result<Bytes, ApiError> {
+    let declared = declared(&body).unwrap_or_default();
+    if declared > limit.bytes.saturating_add(READ_AWAY_BYTES) {
+        return Err(limit.exceeded());
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    let mut seen = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            let message = format!("the body broke off or is malformed: {error}");
+            ApiError::new(Code::InvalidBody, message)
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen = seen.saturating_add(data.len());
+        if seen > limit.bytes.saturating_add(READ_AWAY_BYTES) {
+            break;
+        }
+        if seen > limit.bytes {
+            (first, rest) = (Bytes::new(), BytesMut::new());
+        } else if first.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.reserve(declared.clamp(seen, limit.bytes));
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    if seen > limit.bytes {
+        return Err(limit.exceeded());
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+    use hyper::body::Frame;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    const LIMIT: Limit = Limit { bytes: 8, code: Code::BodyTooLarge };
+
+    /// A body that comes in pieces and does not say how many bytes they have.
+    struct Pieces(std::array::IntoIter<&'static str, 4>);
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Ready(self.0.next().map(|piece| Ok(Frame::data(Bytes::from(piece)))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_of_exactly_the_limit_is_taken() {
+        assert_eq!(collect(Body::from("12345678"), LIMIT).await.as_deref(), Ok(&b"12345678"[..]));
+        let error = collect(Body::from("123456789"), LIMIT).await.expect_err("one byte more");
+        assert_eq!(error.code, Code::BodyTooLarge);
+        let huge = Body::from(vec![b'x'; 8 + READ_AWAY_BYTES + 1]);
+        assert!(collect(huge, LIMIT).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_body_in_pieces_is_put_together() {
+        let body = Body::new(Pieces(["ab", "", "cde", "f"].into_iter()));
+        assert_eq!(collect(body, LIMIT).await.as_deref(), Ok(&b"abcdef"[..]));
+    }
+
+    #[test]
+    fn media_types_may_have_parameters() {
+        let media = |value: &'static str| {
+            let value = HeaderValue::from_static(value);
+            Media::of(&HeaderMap::from_iter([(CONTENT_TYPE, value)]))
+        };
+        assert_eq!(media("application/json"), Some(Media::Json));
+        assert_eq!(media("Application/JSON ; charset=utf-8"), Some(Media::Json));
+        assert_eq!(media("application/x-ndjson"), Some(Media::NdJson));
+        assert_eq!(media("text/plain"), None);
+        assert_eq!(media("application/jsonp"), None);
+        assert_eq!(Media::of(&HeaderMap::new()), None);
+    }
+}

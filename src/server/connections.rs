@@ -1,0 +1,140 @@
+//! Connections: how many, how long they may take to say something, and how they end.
+
+use std::io::{self, Write};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::deadline::{Begun, HEAD, HeadTimer, Noted};
+use crate::metrics::{Metrics, Rejected};
+
+/// The most connections at once: each costs a few kilobytes and a file descriptor.
+const MAX_CONNECTIONS: usize = 10_000;
+
+/// The most bytes of a request's line and headers.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// The most bytes that hyper gathers before it hands them on: with [`MAX_CONNECTIONS`] this bounds
+/// what slow readers and writers can hold.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long a peer may leave an answer unread before the connection is cut.
+const UNREAD: Duration = Duration::from_secs(60);
+
+/// How long to pause after `accept` failed, as it does when file descriptors run out: time for
+/// some to be closed.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long open requests may take to end once the listener is closed: a body may take 30 s.
+pub(super) const LINGER: Duration = Duration::from_secs(35);
+
+/// The answer to a connection too many.
+const REFUSAL: &str = concat!(
+    "HTTP/1.1 503 Service Unavailable\r\n",
+    "content-type: application/json\r\ncontent-length: 101\r\n",
+    "retry-after: 1\r\nconnection: close\r\n\r\n",
+    r#"{"error":{"code":"too_many_connections","message":"close connections that you do not need any more"}}"#
+);
+
+/// Serves until `stop` is cancelled and the requests then open are answered.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let open = TaskTracker::new();
+    let cut = CancellationToken::new();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                warn!(event = "accept_failed", %error, "cannot accept connections; pausing");
+                stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            metrics.rejected(Rejected::TooManyConnections);
+            refuse(stream);
+            continue;
+        };
+        let counted = metrics.http_connection();
+        let connection = connection(stream, router.clone(), stop.clone());
+        let cut = cut.clone();
+        open.spawn(async move {
+            cut.run_until_cancelled(connection).await;
+            drop((place, counted));
+        });
+    }
+    drop(listener);
+    open.close();
+    if tokio::time::timeout(LINGER, open.wait()).await.is_err() {
+        warn!(event = "connections_cut", open = open.len(), "cutting connections that do not end");
+        cut.cancel();
+        open.wait().await;
+    }
+}
+
+/// Whether `accept` failed because the peer has gone already.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Answers without waiting: an empty socket takes these few bytes at once.
+fn refuse(stream: TcpStream) {
+    let refused = stream.into_std().and_then(|mut stream| stream.write_all(REFUSAL.as_bytes()));
+    if let Err(error) = refused {
+        debug!(event = "refusal_unsent", %error);
+    }
+}
+
+/// Serves one connection to its end; at `stop` it ends after the request that is open.
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+    // Neither matters enough to refuse a connection over it.
+    let set = stream
+        .set_nodelay(true)
+        .and_then(|()| Ok(rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_MS)?));
+    if let Err(error) = set {
+        debug!(event = "socket_option_failed", %error);
+    }
+    let begun = Begun::default();
+    let io = TokioIo::new(Noted { stream, begun: begun.clone() });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(HeadTimer(begun))
+            .header_read_timeout(HEAD)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_BUFFER_BYTES)
+            .serve_connection(io, TowerToHyperService::new(router))
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(event = "connection_broken", %error);
+    }
+}
+
+/// [`UNREAD`] as the socket option wants it.
+const UNREAD_MS: u32 = UNREAD.as_millis() as u32;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! What every request passes on its way in and out: host check, panics, headers, counts, a log line.
+
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, Ipv6Addr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, Method, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::time::Instant;
+use tracing::{debug, error};
+
+use super::Shared;
+use super::error::{ApiError, Code};
+
+/// The label of requests that no route matches.
+const NO_ROUTE: &str = "other";
+
+/// Routes that answer whatever the host is called: probes use the address that they know.
+pub(super) const HEALTH: [&str; 2] = ["/-/healthy", "/-/ready"];
+
+/// Lets a request through to its route, and sees to its answer.
+pub(super) async fn pass(State(api): State<Shared>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
+    let method = method_label(request.method());
+    let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+
+    let allowed = HEALTH
+        .contains(&route)
+        .then_some(())
+        .map_or_else(|| check_host(request.headers(), request.uri(), &api.config.hosts), Ok);
+    let mut response = match allowed {
+        Ok(()) => caught(route, next.run(request)).await,
+        Err(refused) => refused.into_response(),
+    };
+
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if chunked {
+        // It may have had a content-length as well, which hyper has removed by now. Then a proxy
+        // may disagree on where it ended, so nothing behind it is served.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let refused = response.extensions().get::<Code>().copied();
+    if let Some(reason) = refused.and_then(Code::rejected) {
+        api.metrics.rejected(reason);
+    }
+    let status = response.status().as_u16();
+    let took = start.elapsed();
+    api.metrics.http_request(route, method, status, took.as_secs_f64());
+    let code = refused.map(Code::name);
+    let duration_ms = took.as_millis() as u64;
+    debug!(event = "request", route, method, status, code, duration_ms);
+    response
+}
+
+/// The method as a label: only methods that exist, so that callers cannot make series.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => NO_ROUTE,
+    }
+}
+
+/// Runs a handler; one that panics has failed its own request only.
+async fn caught(route: &str, answer: impl Future<Output = Response>) -> Response {
+    let mut answer = pin!(answer);
+    let polled = poll_fn(|cx| {
+        // The handler is not polled again, and what it shares with others is locked by nobody.
+        let polled = catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx)));
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(response)) => Poll::Ready(Some(response)),
+            Err(_) => Poll::Ready(None),
+        }
+    });
+    match polled.await {
+        Some(response) => response,
+        None => {
+            error!(event = "handler_panicked", route, "a handler panicked; this is a bug");
+            let message = "tallyd has a bug here; its log tells more";
+            ApiError::new(Code::InternalError, message).into_response()
+        }
+    }
+}
+
+/// Refuses requests addressed to a name that is not known to be this server's, so that a web page
+/// cannot reach it by a name of its own that resolves to this address.
+fn check_host(headers: &HeaderMap, uri: &Uri, known: &[String]) -> Result<(), ApiError> {
+    let mut values = headers.get_all(HOST).iter();
+    let (Some(host), None) = (values.next(), values.next()) else {
+        let message = "a request needs one host header";
+        return Err(ApiError::new(Code::MissingHost, message).field("host"));
+    };
+    let host = host.to_str().unwrap_or_default();
+    let named = [Some(host), uri.authority().map(|authority| authority.as_str())];
+    for host in named.into_iter().flatten() {
+        if !is_known_host(host, known) {
+            let message = "this host name is not served; use localhost or the address, or add the \
+                           name to hosts in the configuration";
+            return Err(ApiError::new(Code::Misdirected, message).field("host"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a host, with or without port, is localhost, an address, or one of the known names.
+fn is_known_host(host: &str, known: &[String]) -> bool {
+    if let Some(bracketed) = host.strip_prefix('[') {
+        let Some((address, port)) = bracketed.split_once(']') else { return false };
+        return address.parse::<Ipv6Addr>().is_ok()
+            && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port));
+    }
+    let name = match host.split_once(':') {
+        Some((name, port)) if is_port(port) => name,
+        Some(_) => return false,
+        None => host,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name == "localhost"
+        || name.strip_suffix(".localhost").is_some_and(|label| !label.is_empty())
+        || name.parse::<IpAddr>().is_ok()
+        || known.iter().any(|known| known.eq_ignore_ascii_case(&name))
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_hosts_are_served() {
+        let known = ["jobs.example.com".to_owned()];
+        for good in [
+            "localhost",
+            "LOCALHOST:8255",
+            "localhost.",
+            "tallyd.localhost:80",
+            "127.0.0.1",
+            "10.2.3.4:8255",
+            "[::1]",
+            "[::1]:8255",
+            "Jobs.Example.com:443",
+        ] {
+            assert!(is_known_host(good, &known), "{good}");
+        }
+        for bad in [
+            "",
+            "example.com",
+            "evil.jobs.example.com",
+            "localhost.evil.com",
+            "notlocalhost",
+            ".localhost",
+            "127.0.0.1.evil.com",
+            "localhost:80@evil.com",
+            "[::1].evil.com",
+            "[evil.com]",
+            "::1",
+            "user@localhost",
+        ] {
+            assert!(!is_known_host(bad, &known), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_host_is_needed_once_and_the_address_of_the_request_counts_too() {
+        let headers = |hosts: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(HOST, HeaderValue::from_static(host));
+            }
+            headers
+        };
+        let check = |hosts: &[&'static str], uri: &'static str| {
+            check_host(&headers(hosts), &Uri::from_static(uri), &[]).map_err(|error| error.code)
+        };
+        assert_eq!(check(&["localhost"], "/"), Ok(()));
+        assert_eq!(check(&[], "/"), Err(Code::MissingHost));
+        assert_eq!(check(&["localhost", "localhost"], "/"), Err(Code::MissingHost));
+        assert_eq!(check(&["localhost"], "http://evil.com/"), Err(Code::Misdirected));
+        assert_eq!(check(&["localhost"], "http://localhost:8255/"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_fails_its_request_only() {
+        let response = caught("/", async { panic!("planted") }).await;
+        assert_eq!(response.status(), 500);
+    }
+}

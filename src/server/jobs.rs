@@ -1,0 +1,151 @@
+//! The routes of jobs: create, read, list, and what operators do to one job.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{HeaderValue, LOCATION};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::body::{Limit, Media};
+use super::error::ApiError;
+use super::job_view::{JobSummary, JobView};
+use super::query::{JobPath, ListQuery, write_cursor};
+use super::{Api, Shared, batch, job_request, json};
+use crate::store::{Action, BatchCreated, JobId};
+
+/// A body for which no field is defined.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
+pub(super) struct Nothing {}
+
+/// The answer to a create.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "CreatedJob")]
+pub(super) struct CreatedView<'a> {
+    #[serde(flatten)]
+    job: JobView<'a>,
+    /// Whether the job existed already and nothing was created.
+    duplicate: bool,
+}
+
+/// The answer to a batch of creates.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "CreatedBatch")]
+pub(super) struct BatchView {
+    /// In the order of the request.
+    ids: Vec<String>,
+    /// The indexes of those that existed already.
+    duplicates: Vec<usize>,
+}
+
+/// One page of jobs.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "JobPage")]
+pub(super) struct PageView<'a> {
+    /// Newest first.
+    jobs: Vec<JobSummary<'a>>,
+    /// Where the next page begins; null ends the list.
+    next_cursor: Option<String>,
+}
+
+/// `POST /v1/jobs`: answers once the job is on disk.
+pub(super) async fn create(
+    State(api): State<Shared>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let max_bytes = api.config.max_payload;
+    let received = api.receive(request, Limit::job(max_bytes), &[Media::Json]).await?;
+    let job = job_request::read(&received.text, &received.text, max_bytes)?;
+    let store = api.store.clone();
+    let created = api.write(async move { store.create(job).await }).await?;
+    let status = if created.duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    let view = CreatedView { job: (&created.job).into(), duplicate: created.duplicate };
+    let mut response = json::answer(status, &view);
+    if !created.duplicate {
+        let location = HeaderValue::try_from(format!("/v1/jobs/{}", created.job.id));
+        response.headers_mut().insert(LOCATION, location.expect("an id is plain ASCII"));
+    }
+    Ok(response)
+}
+
+/// `POST /v1/jobs/batch`: all or none.
+pub(super) async fn create_batch(
+    State(api): State<Shared>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let max_bytes = api.config.max_payload;
+    let media = [Media::Json, Media::NdJson];
+    let received = api.receive(request, Limit::BATCH, &media).await?;
+    let read = |text: &[u8]| job_request::read(text, &received.text, max_bytes);
+    let jobs = batch::items(&received, read)?;
+    let created = if jobs.is_empty() {
+        BatchCreated { ids: Vec::new(), duplicates: Vec::new() }
+    } else {
+        let store = api.store.clone();
+        api.write(async move { store.create_batch(jobs).await }).await?
+    };
+    let ids = created.ids.iter().map(ToString::to_string).collect();
+    Ok(json::answer(StatusCode::CREATED, &BatchView { ids, duplicates: created.duplicates }))
+}
+
+/// `GET /v1/jobs/{id}`
+pub(super) async fn show(
+    State(api): State<Shared>,
+    JobPath(id): JobPath,
+) -> Result<Response, ApiError> {
+    let job = api.store.job(id).await?;
+    Ok(json::answer(StatusCode::OK, &JobView::from(&job)))
+}
+
+/// `GET /v1/jobs`
+pub(super) async fn list(State(api): State<Shared>, uri: Uri) -> Result<Response, ApiError> {
+    let page = api.store.list(ListQuery::read(&uri)?.filter()?).await?;
+    let view = PageView {
+        jobs: page.jobs.iter().map(JobSummary::from).collect(),
+        next_cursor: page.next_cursor.map(write_cursor),
+    };
+    Ok(json::answer(StatusCode::OK, &view))
+}
+
+/// `POST /v1/jobs/{id}/cancel`
+pub(super) async fn cancel(
+    State(api): State<Shared>,
+    JobPath(id): JobPath,
+    request: Request,
+) -> Result<Response, ApiError> {
+    act(api, id, Action::Cancel, request).await
+}
+
+/// `POST /v1/jobs/{id}/requeue`
+pub(super) async fn requeue(
+    State(api): State<Shared>,
+    JobPath(id): JobPath,
+    request: Request,
+) -> Result<Response, ApiError> {
+    act(api, id, Action::Requeue, request).await
+}
+
+/// `DELETE /v1/jobs/{id}`
+pub(super) async fn discard(
+    State(api): State<Shared>,
+    JobPath(id): JobPath,
+) -> Result<Response, ApiError> {
+    let store = api.store.clone();
+    api.write(async move { store.act(id, Action::Discard).await }).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn act(
+    api: Arc<Api>,
+    id: JobId,
+    action: Action,
+    request: Request,
+) -> Result<Response, ApiError> {
+    api.receive(request, Limit::SMALL, &[Media::Json]).await?.object::<Nothing>()?;
+    let store = api.store.clone();
+    let job = api.write(async move { store.act(id, action).await }).await?;
+    Ok(json::answer(StatusCode::OK, &JobView::from(&job)))
+}

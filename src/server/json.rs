@@ -1,0 +1,180 @@
+//! JSON in and out: parsing with errors that name the field, and answers.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::{Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
+
+use super::error::{ApiError, Code};
+
+/// How deep a payload or result may nest: deeper ones have exhausted the stacks of parsers that
+/// workers use.
+pub(super) const MAX_DEPTH: usize = 32;
+
+/// The media type of JSON.
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// An answer with this body.
+pub(super) fn answer(status: StatusCode, view: &impl Serialize) -> Response<Body> {
+    let text = serde_json::to_vec(view).expect("views have string keys and no failing parts");
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    response
+}
+
+/// Reads a JSON object into `T`.
+pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, ApiError> {
+    // The derived parsers would also take an array, with the fields in order.
+    match text.trim_ascii_start().first() {
+        None | Some(b'{') => {}
+        Some(_) => {
+            return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(text) {
+                Ok(_) => ApiError::new(Code::InvalidField, "must be a JSON object"),
+                Err(error) => explain(&error, ""),
+            });
+        }
+    }
+    serde_json::from_slice(text).map_err(|error| locate::<T>(text).unwrap_or(explain(&error, "")))
+}
+
+/// Parses again, slower, to find the field that the error is about.
+fn locate<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<ApiError> {
+    let mut parser = serde_json::Deserializer::from_slice(text);
+    let error = serde_path_to_error::deserialize::<_, T>(&mut parser).err()?;
+    let path = error.path().to_string();
+    Some(explain(error.inner(), if path == "." { "" } else { &path }))
+}
+
+/// What to say about an error of the parser.
+pub(super) fn explain(error: &serde_json::Error, path: &str) -> ApiError {
+    let said = error.to_string();
+    if error.classify() != Category::Data {
+        let code =
+            if said.starts_with("recursion limit") { Code::JsonTooDeep } else { Code::InvalidJson };
+        return ApiError::new(code, format!("not valid JSON: {said}"));
+    }
+    let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
+    let quoted = said.split('`').nth(1).unwrap_or_default();
+    let (code, field) = if said.starts_with("unknown field") {
+        (Code::UnknownField, quoted)
+    } else if said.starts_with("missing field") {
+        (Code::MissingField, quoted)
+    } else if said.starts_with("duplicate field") {
+        (Code::InvalidField, quoted)
+    } else {
+        (Code::InvalidField, path)
+    };
+    let said = said.replace("expected i64", "expected an integer");
+    let error = ApiError::new(code, said);
+    if field.is_empty() { error } else { error.field(field) }
+}
+
+/// Refuses JSON text that nests too deep; `text` is valid JSON.
+pub(super) fn check_depth(field: &str, text: &str) -> Result<(), ApiError> {
+    if depth_exceeds(text.as_bytes(), MAX_DEPTH) {
+        let message = format!("{field} nests deeper than {MAX_DEPTH} levels");
+        return Err(ApiError::new(Code::JsonTooDeep, message).field(field));
+    }
+    Ok(())
+}
+
+/// Whether arrays and objects nest deeper than `limit`; `text` is valid JSON.
+fn depth_exceeds(text: &[u8], limit: usize) -> bool {
+    if text.len() <= 2 * limit {
+        return false; // each level takes two brackets
+    }
+    let mut depth = 0_usize;
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => skip_string(&mut bytes),
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth -= 1,
+            _ => {}
+        }
+        if depth > limit {
+            return true;
+        }
+    }
+    false
+}
+
+/// Moves behind the quote that ends a string.
+fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        kind: String,
+        priority: Option<i64>,
+        names: Option<Vec<String>>,
+    }
+
+    fn refused(text: &[u8]) -> (Code, Option<String>) {
+        let error = object::<Sample>(text).expect_err("must be refused");
+        (error.code, error.field)
+    }
+
+    #[test]
+    fn errors_name_their_field() {
+        let field = |name: &str| Some(name.to_owned());
+        assert_eq!(refused(br#"{"kind":"a","no":1}"#), (Code::UnknownField, field("no")));
+        assert_eq!(refused(br#"{"priority":1}"#), (Code::MissingField, field("kind")));
+        assert_eq!(refused(br"{}"), (Code::MissingField, field("kind")));
+        assert_eq!(refused(br#"{"kind":7}"#), (Code::InvalidField, field("kind")));
+        let text = br#"{"kind":"a","names":["b",2]}"#;
+        assert_eq!(refused(text), (Code::InvalidField, field("names[1]")));
+        assert_eq!(refused(br#"{"kind":"a","kind":"b"}"#), (Code::InvalidField, field("kind")));
+        assert_eq!(refused(br#"["a"]"#), (Code::InvalidField, None));
+        assert_eq!(refused(b"null"), (Code::InvalidField, None));
+    }
+
+    #[test]
+    fn broken_json_is_told_with_its_place() {
+        for text in [
+            &b"{"[..],
+            b"",
+            b" ",
+            b"{\"kind\":\"\xff\"}",
+            b"{\"kind\":\"a\"} x",
+            b"nul",
+            b"\xef\xbb\xbf{}",
+        ] {
+            let error = object::<Sample>(text).expect_err("must be refused");
+            assert_eq!(error.code, Code::InvalidJson, "{text:?}");
+            assert!(error.message.contains("line 1 column"), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn numbers_of_the_wrong_sort_are_told_in_the_words_of_json() {
+        let error = object::<Sample>(br#"{"kind":"a","priority":1.5}"#).expect_err("a fraction");
+        assert_eq!(error.message, "invalid type: floating point `1.5`, expected an integer");
+    }
+
+    #[test]
+    fn depth_counts_nesting_and_not_brackets_in_strings() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(!depth_exceeds(nested(32).as_bytes(), 32));
+        assert!(depth_exceeds(nested(33).as_bytes(), 32));
+        assert!(depth_exceeds(r#"{"a":"#.repeat(33).as_bytes(), 32));
+        assert!(!depth_exceeds(format!("[{}]", vec!["[]"; 100].join(",")).as_bytes(), 32));
+        assert!(!depth_exceeds(format!(r#""{}""#, "[".repeat(100)).as_bytes(), 32));
+        assert!(!depth_exceeds(format!(r#""\"{}""#, "[".repeat(100)).as_bytes(), 32));
+        assert!(depth_exceeds(format!(r#"["\\",{}"#, "[".repeat(100)).as_bytes(), 32));
+    }
+}

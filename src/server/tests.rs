@@ -1,0 +1,172 @@
+//! Requests that change the store, from the request to what is stored.
+
+use axum::body::Body;
+use axum::http::Request;
+use serde_json::{Value, json};
+
+use super::Role;
+use super::fixture::Fixture;
+
+fn post(path: &str, body: &Value) -> Request<Body> {
+    Request::builder()
+        .method("POST")
+        .uri(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json; charset=utf-8")
+        .body(Body::from(body.to_string()))
+        .expect("a valid request")
+}
+
+/// Creates a job and answers with it.
+async fn create(server: &Fixture, fields: &str) -> Value {
+    let body = format!(r#"{{"kind":"welcome",{fields}}}"#);
+    let (status, job) = server.ask("POST", "/v1/jobs", &body).await;
+    assert_eq!(status, 201, "{job}");
+    job
+}
+
+/// The state of a job as the store has it.
+async fn state(server: &Fixture, job: &Value) -> String {
+    let path = format!("/v1/jobs/{}", job["id"].as_str().expect("an id"));
+    let (status, job) = server.ask("GET", &path, "").await;
+    assert_eq!(status, 200);
+    job["state"].as_str().expect("a state").to_owned()
+}
+
+#[tokio::test]
+async fn a_created_job_is_found_where_the_answer_says() {
+    let server = Fixture::new(|_| {});
+    let body = json!({"kind": "welcome", "payload": {"to": "ä"}, "unique_key": "k"});
+    let response = server.send(Role::Whole, post("/v1/jobs", &body)).await;
+    assert_eq!(response.status(), 201);
+    let location = response.headers()["location"].to_str().expect("a path").to_owned();
+    let (status, job) = server.ask("GET", &location, "").await;
+    assert_eq!((status.as_u16(), &job["payload"]), (200, &json!({"to": "ä"})));
+    let (status, again) = server.ask("POST", "/v1/jobs", &body.to_string()).await;
+    assert_eq!((status.as_u16(), &again["duplicate"]), (200, &json!(true)));
+    assert_eq!(again["id"], job["id"]);
+}
+
+#[tokio::test]
+async fn a_batch_with_one_bad_job_creates_nothing() {
+    let server = Fixture::new(|_| {});
+    let bad = r#"[{"kind":"a"},{"kind":"a","priority":10}]"#;
+    let (status, answer) = server.ask("POST", "/v1/jobs/batch", bad).await;
+    assert_eq!((status.as_u16(), &answer["error"]["index"]), (400, &json!(1)));
+    assert_eq!(answer["error"]["field"], "priority");
+    let (_, page) = server.ask("GET", "/v1/jobs", "").await;
+    assert_eq!(page, json!({"jobs": [], "next_cursor": null}));
+    let good = r#"[{"kind":"a","unique_key":"k"},{"kind":"a"},{"kind":"a","unique_key":"k"}]"#;
+    let (status, answer) = server.ask("POST", "/v1/jobs/batch", good).await;
+    assert_eq!((status.as_u16(), &answer["duplicates"]), (201, &json!([2])));
+    assert_eq!(answer["ids"][0], answer["ids"][2]);
+    let (status, answer) = server.ask("POST", "/v1/jobs/batch", "[]").await;
+    assert_eq!((status.as_u16(), answer), (201, json!({"ids": [], "duplicates": []})));
+}
+
+#[tokio::test]
+async fn a_leased_job_is_finished_once_and_invented_leases_are_counted() {
+    let server = Fixture::new(|_| {});
+    let job = create(&server, r#""payload":[1]"#).await;
+    let ask = r#"{"queues":["default"],"worker":"host-1"}"#;
+    let (status, answer) = server.ask("POST", "/v1/leases", ask).await;
+    assert_eq!(status, 200, "{answer}");
+    let leased = &answer["jobs"][0];
+    assert_eq!((&leased["id"], &leased["worker"]), (&job["id"], &json!("host-1")));
+    assert_eq!((&leased["state"], &leased["payload"]), (&json!("running"), &json!([1])));
+    assert!(leased["expires_at"].is_string(), "{leased}");
+    let finish = json!([
+        {"lease": leased["lease"], "outcome": "completed", "result": {"ok": true}},
+        {"lease": "invented", "outcome": "completed"},
+    ]);
+    for _ in 0..2 {
+        let (status, answer) = server.ask("POST", "/v1/leases/finish", &finish.to_string()).await;
+        assert_eq!((status.as_u16(), answer), (200, json!({"results": ["ok", "lease_lost"]})));
+    }
+    let (_, stats) = server.ask("GET", "/v1/stats", "").await;
+    assert_eq!((&stats["jobs_completed"], &stats["jobs_in_progress"]), (&json!(1), &json!(0)));
+    assert_eq!(stats["queues"]["__other__"]["leases_lost"], 2);
+    assert_eq!(stats["queues"]["default"]["jobs_completed"], 1);
+}
+
+#[tokio::test]
+async fn jobs_of_an_answer_that_nobody_takes_are_given_back() {
+    let server = Fixture::new(|_| {});
+    let job = create(&server, r#""priority":1"#).await;
+    let ask = json!({"queues": ["default"]});
+    let unread = server.send(Role::Whole, post("/v1/leases", &ask)).await;
+    assert_eq!(state(&server, &job).await, "running");
+    drop(unread);
+    server.api.writes_finished().await;
+    eprintln!("STATE {}", state(&server, &job).await);
+    eprintln!(
+        "{:?}",
+        server.ask("GET", &format!("/v1/jobs/{}", job["id"].as_str().unwrap()), "").await
+    );
+    // What was given back is claimed by the next who waits for it.
+    let ask = r#"{"queues":["default"],"wait":"3s"}"#;
+    let (_, answer) = server.ask("POST", "/v1/leases", ask).await;
+    assert_eq!((&answer["jobs"][0]["id"], &answer["jobs"][0]["attempt"]), (&job["id"], &json!(2)));
+    assert_eq!(answer["jobs"][0]["failures"], 0);
+    server.api.writes_finished().await;
+    assert_eq!(state(&server, &job).await, "running");
+}
+
+#[tokio::test]
+async fn queues_without_outside_workers_lease_nothing() {
+    let server = Fixture::new(|config| {
+        let exec =
+            crate::config::ExecConfig { command: vec!["true".into()], env: [].into(), dir: None };
+        let runner = crate::config::Runner::Exec(exec);
+        let policy = config.defaults.clone();
+        let queue = crate::config::QueueConfig::leased(policy);
+        config.queues.insert("local".into(), crate::config::QueueConfig { runner, ..queue });
+        config.strict_queues = true;
+    });
+    for (queue, status, code) in
+        [("local", 409, "queue_has_runner"), ("unknown", 404, "queue_not_configured")]
+    {
+        let ask = json!({"queues": ["default", queue]}).to_string();
+        let (told, answer) = server.ask("POST", "/v1/leases", &ask).await;
+        assert_eq!((told.as_u16(), &answer["error"]["code"]), (status, &json!(code)));
+        assert_eq!(answer["error"]["field"], "queues[1]");
+    }
+}
+
+#[tokio::test]
+async fn operators_act_on_one_job_and_on_many() {
+    let server = Fixture::new(|_| {});
+    let job = create(&server, r#""delay":"1h""#).await;
+    let path = format!("/v1/jobs/{}", job["id"].as_str().expect("an id"));
+    let (status, answer) = server.ask("POST", &format!("{path}/requeue"), "").await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (409, &json!("invalid_state")));
+    let (status, answer) = server.ask("POST", &format!("{path}/cancel"), r#"{"why":1}"#).await;
+    assert_eq!((status.as_u16(), &answer["error"]["field"]), (400, &json!("why")));
+    let (status, answer) = server.ask("POST", &format!("{path}/cancel"), "").await;
+    assert_eq!((status.as_u16(), &answer["state"]), (200, &json!("cancelled")));
+    for _ in 0..3 {
+        create(&server, r#""queue":"other""#).await;
+    }
+    let (status, answer) = server.ask("POST", "/v1/queues/other/cancel", r#"{"limit":2}"#).await;
+    assert_eq!((status.as_u16(), answer), (200, json!({"count": 2, "more": true})));
+    let (_, queue) = server.ask("GET", "/v1/queues/other", "").await;
+    assert_eq!((&queue["jobs"]["cancelled"], &queue["jobs"]["ready"]), (&json!(2), &json!(1)));
+    let (status, queue) = server.ask("POST", "/v1/queues/other/pause", "").await;
+    assert_eq!((status.as_u16(), &queue["paused"]), (200, &json!(true)));
+    let (status, answer) = server.ask("DELETE", "/v1/queues/other", "").await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (409, &json!("queue_not_empty")));
+}
+
+#[tokio::test]
+async fn bodies_are_refused_by_type_and_encoding() {
+    let server = Fixture::new(|_| {});
+    let send = async |name: &'static str, value: &'static str| {
+        let mut request = post("/v1/jobs", &json!({"kind": "a"}));
+        request.headers_mut().insert(name, value.parse().expect("a header"));
+        server.send(Role::Whole, request).await.status().as_u16()
+    };
+    assert_eq!(send("content-type", "text/plain").await, 415);
+    assert_eq!(send("content-type", "application/x-ndjson").await, 415);
+    assert_eq!(send("content-encoding", "gzip").await, 415);
+    assert_eq!(send("content-type", "application/json").await, 201);
+}

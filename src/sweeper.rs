@@ -1,0 +1,94 @@
+//! The sweeper: has the store promote what is due, expire leases, prune and recount.
+//!
+//! It wakes when something is due, and at least once a second. It does not look at kinds or
+//! configuration: what is due, the store decides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::store::{Recounted, Store, StoreError, Sweep};
+
+/// The longest time between two ticks.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How many ticks pass from the end of a recount to the next: ten minutes of an idle daemon, so
+/// that an idle one spends next to nothing on it.
+const TICKS_BETWEEN_RECOUNTS: u32 = 600;
+
+/// Sweeps until it is stopped, or the store is.
+pub struct Sweeper {
+    store: Store,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    ticks_to_recount: u32,
+}
+
+impl Sweeper {
+    /// A sweeper of this store; the first recount begins at once.
+    pub fn new(store: Store, metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self { store, metrics, clock, ticks_to_recount: 0 }
+    }
+
+    /// Sweeps until `stop`; an error says that the store has stopped.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+        let mut due = self.store.due();
+        loop {
+            due.mark_unchanged();
+            let passed_over = match self.tick().await {
+                Ok(passed_over) => passed_over,
+                Err(error @ StoreError::Stopped(_)) => return Err(error),
+                Err(error) => {
+                    warn!(event = "sweep_failed", %error, "will sweep again in a second");
+                    1
+                }
+            };
+            // What cannot be handled stays due, and must not keep the sweeper busy.
+            let due_in = match *due.borrow() {
+                Some(at) if passed_over == 0 => at.since(self.clock.now()).min(TICK),
+                _ => TICK,
+            };
+            let wake = Instant::now() + due_in;
+            tokio::select! {
+                () = sleep_until(wake) => {}
+                Ok(()) = due.changed() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Everything that is due now; answers with how many rows could not be handled.
+    async fn tick(&mut self) -> Result<usize, StoreError> {
+        let mut next = Some(Sweep::default());
+        let mut passed_over = 0;
+        while let Some(sweep) = next {
+            let swept = self.store.sweep(sweep).await?;
+            if swept.promoted + swept.expired + swept.pruned > 0 {
+                let (promoted, expired, pruned) = (swept.promoted, swept.expired, swept.pruned);
+                debug!(event = "swept", promoted, expired, pruned);
+            }
+            passed_over += swept.passed_over;
+            next = swept.next;
+        }
+        self.recount().await?;
+        self.metrics.set_sweeper_last_run(self.clock.now());
+        Ok(passed_over)
+    }
+
+    async fn recount(&mut self) -> Result<(), StoreError> {
+        if self.ticks_to_recount > 0 {
+            self.ticks_to_recount -= 1;
+            return Ok(());
+        }
+        if let Recounted::Done(mismatch) = self.store.recount().await? {
+            info!(event = "recounted", mismatch);
+            self.ticks_to_recount = TICKS_BETWEEN_RECOUNTS;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! One attempt: runs the command, keeps its lease, and reports how it ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Shared;
+use super::exec::{self, Ended, Invocation};
+use crate::clock::Stopwatch;
+use crate::config::ExecConfig;
+use crate::job::Outcome;
+use crate::store::{Finish, LeaseAnswer, LeasedJob, Renewal, StoreError};
+
+/// How long to wait before a renewal or a finish that failed is tried again.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
+
+/// A claimed job on its way to its end.
+pub(super) struct Attempt {
+    shared: Arc<Shared>,
+    leased: LeasedJob,
+    started: Stopwatch,
+}
+
+/// Why a command was told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interruption {
+    /// The attempt was ended by somebody else: cancelled, or its lease is lost.
+    Lost,
+    /// The daemon is ending: the job is given back.
+    Drain,
+}
+
+impl Attempt {
+    pub(super) fn new(shared: &Arc<Shared>, leased: LeasedJob) -> Self {
+        Self { shared: shared.clone(), leased, started: Stopwatch::start() }
+    }
+
+    /// Runs the command to its end and reports it.
+    pub(super) async fn run(self, exec: &ExecConfig) {
+        let job = &self.leased.job;
+        debug!(event = "attempt_started", job_id = %job.id, queue = job.queue, kind = job.kind, attempt = job.attempt);
+        let interrupt = CancellationToken::new();
+        let work = exec::run(&self.shared.spawner, self.invocation(exec), interrupt.clone());
+        let (ended, interruption) = self.supervise(work, &interrupt).await;
+        if let Some((outcome, result, error)) = report(ended, interruption) {
+            self.log_end(outcome, error.as_deref());
+            self.finish(Finish { lease: self.leased.lease, outcome, result, error }).await;
+        } else {
+            debug!(event = "attempt_dropped", job_id = %job.id, queue = job.queue, attempt = job.attempt);
+        }
+    }
+
+    fn invocation(&self, exec: &ExecConfig) -> Invocation {
+        let job = &self.leased.job;
+        Invocation {
+            config: exec.clone(),
+            variables: vec![
+                ("TALLYD_JOB_ID", job.id.to_string()),
+                ("TALLYD_QUEUE", job.queue.clone()),
+                ("TALLYD_KIND", job.kind.clone()),
+                ("TALLYD_ATTEMPT", job.attempt.to_string()),
+                ("TALLYD_FAILURES", job.failures.to_string()),
+                ("TALLYD_STORE", self.shared.store.identity().to_string()),
+            ],
+            payload: job.payload.clone().unwrap_or_default(),
+            timeout: job.timeout,
+            grace: exec::GRACE,
+        }
+    }
+
+    /// Waits for the end of the work; interrupts it when the lease is lost or the daemon ends.
+    async fn supervise(
+        &self,
+        work: impl Future<Output = Ended>,
+        interrupt: &CancellationToken,
+    ) -> (Ended, Option<Interruption>) {
+        let mut interruption = None;
+        let lease = self.keep_lease();
+        tokio::pin!(work, lease);
+        loop {
+            tokio::select! {
+                ended = &mut work => return (ended, interruption),
+                () = &mut lease, if interruption != Some(Interruption::Lost) => {
+                    interruption = Some(Interruption::Lost);
+                }
+                () = self.leased.revoked.cancelled(), if interruption != Some(Interruption::Lost) => {
+                    interruption = Some(Interruption::Lost);
+                }
+                () = self.shared.interrupt.cancelled(), if interruption.is_none() => {
+                    interruption = Some(Interruption::Drain);
+                }
+            }
+            interrupt.cancel();
+        }
+    }
+
+    /// Renews the lease at each third; resolves when it does not stand any more.
+    ///
+    /// While no renewal has worked by two thirds of it, no queue claims anything new.
+    async fn keep_lease(&self) {
+        let third = self.leased.duration / 3;
+        let mut renewed = Instant::now();
+        loop {
+            sleep_until(renewed + third).await;
+            let late_at = renewed + 2 * third;
+            let expires = renewed + self.leased.duration;
+            let asked = Instant::now();
+            let kept = match timeout_at(late_at, self.renew()).await {
+                Ok(kept) => kept,
+                Err(_) => self.renew_late(expires).await,
+            };
+            if !kept {
+                return;
+            }
+            renewed = asked;
+        }
+    }
+
+    /// Goes on trying, as one of those that are late; false if the lease ends first.
+    async fn renew_late(&self, expires: Instant) -> bool {
+        let job = &self.leased.job;
+        warn!(event = "renewal_late", job_id = %job.id, queue = job.queue, "claiming nothing until it works");
+        let _late = Late::new(&self.shared);
+        let kept = timeout_at(expires, self.renew()).await.unwrap_or(false);
+        if !kept {
+            warn!(event = "lease_unrenewed", job_id = %job.id, queue = job.queue, "stopping its work");
+        }
+        kept
+    }
+
+    /// Renews until the store has answered; whether the lease stands.
+    async fn renew(&self) -> bool {
+        let renewal = Renewal { leases: vec![self.leased.lease], duration: None };
+        loop {
+            match self.shared.store.renew(renewal.clone()).await {
+                Ok(answers) => return answers == [LeaseAnswer::Ok],
+                Err(StoreError::Stopped(_)) => return false,
+                Err(error) => warn!(event = "renewal_failed", %error),
+            }
+            sleep(PAUSE_AFTER_ERROR).await;
+        }
+    }
+
+    /// Reports the end until the store has answered, for as long as the lease can last.
+    async fn finish(&self, finish: Finish) {
+        let expires = Instant::now() + self.leased.duration;
+        let job = &self.leased.job;
+        loop {
+            match self.shared.store.finish(vec![finish.clone()]).await {
+                Ok(answers) if answers == [LeaseAnswer::Ok] => return,
+                Ok(answers) => {
+                    debug!(event = "finish_refused", job_id = %job.id, ?answers);
+                    return;
+                }
+                Err(StoreError::Stopped(_)) => return,
+                Err(error) => warn!(event = "finish_failed", job_id = %job.id, %error),
+            }
+            if Instant::now() >= expires {
+                return;
+            }
+            sleep(PAUSE_AFTER_ERROR).await;
+        }
+    }
+
+    fn log_end(&self, outcome: Outcome, error: Option<&str>) {
+        let job = &self.leased.job;
+        let duration_ms = (self.started.seconds() * 1e3) as u64;
+        let outcome = outcome.result().name();
+        match error {
+            Some(error) => {
+                warn!(event = "attempt_failed", job_id = %job.id, queue = job.queue, kind = job.kind, attempt = job.attempt, duration_ms, outcome, error);
+            }
+            None => {
+                debug!(event = "attempt_ended", job_id = %job.id, queue = job.queue, kind = job.kind, attempt = job.attempt, duration_ms, outcome);
+            }
+        }
+    }
+}
+
+/// What to tell the store; nothing if the attempt was ended already.
+fn report(
+    ended: Ended,
+    interruption: Option<Interruption>,
+) -> Option<(Outcome, Option<Bytes>, Option<String>)> {
+    match ended {
+        Ended::Completed { result } => Some((Outcome::Completed, result.map(json_string), None)),
+        Ended::Failed { permanent, error } => {
+            Some((Outcome::Failed { permanent, retry_in: Duration::ZERO }, None, Some(error)))
+        }
+        Ended::TimedOut { error } => Some((Outcome::TimedOut, None, Some(error))),
+        Ended::Interrupted if interruption == Some(Interruption::Drain) => {
+            Some((Outcome::Released { retry_in: Duration::ZERO }, None, None))
+        }
+        Ended::Interrupted => None,
+    }
+}
+
+fn json_string(text: String) -> Bytes {
+    serde_json::Value::String(text).to_string().into()
+}
+
+/// Stands for a renewal that is late.
+struct Late<'s>(&'s Shared);
+
+impl<'s> Late<'s> {
+    fn new(shared: &'s Shared) -> Self {
+        shared.late_renewals.send_modify(|late| *late += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Late<'_> {
+    fn drop(&mut self) {
+        self.0.late_renewals.send_modify(|late| *late -= 1);
+    }
+}
