@@ -177,6 +177,7 @@ impl Store {
 
     /// Finishes what was handed over, then closes the files.
     pub async fn close(&self) -> Result<(), StoreError> {
+        self.readers.close(); // whoever closes the file last tidies its log up
         self.writer.close().await
     }
 }

@@ -1,7 +1,9 @@
 //! One binary for all tests that need more than one module; each file is named by what it promises.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod config;
 mod exec;
+mod fixture;
+mod serve;
 mod tidy;

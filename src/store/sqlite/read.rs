@@ -32,7 +32,7 @@ pub(in crate::store) struct Readers {
 
 struct Pool {
     connections: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     config: Arc<Config>,
 }
 
@@ -46,7 +46,7 @@ impl Readers {
         };
         let connections: Result<Vec<_>, _> = (0..CONNECTIONS).map(|_| open()).collect();
         let connections = connections.map_err(|error| OpenError::engine(&config.data, error))?;
-        let permits = Semaphore::new(connections.len());
+        let permits = Arc::new(Semaphore::new(connections.len()));
         let pool = Pool { connections: Mutex::new(connections), permits, config };
         Ok(Self { pool: Arc::new(pool) })
     }
@@ -65,13 +65,20 @@ impl Readers {
         self.read(move |connection, config| page(connection, config, &filter)).await
     }
 
+    /// Closes the connections; reads that come later are refused.
+    pub(in crate::store) fn close(&self) {
+        self.pool.permits.close();
+        self.pool.lock().clear();
+    }
+
     /// Runs `read` on a connection and a thread of its own, and ends it at the limit.
     async fn read<R: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection, &Config) -> rusqlite::Result<R> + Send + 'static,
     ) -> Result<R, StoreError> {
         let pool = self.pool.clone();
-        let _permit = self.pool.permits.acquire().await.expect("the semaphore is never closed");
+        let closed = |_| StoreError::Stopped("it is closed".into());
+        let permit = self.pool.permits.clone().acquire_owned().await.map_err(closed)?;
         let reading = tokio::task::spawn_blocking(move || {
             let mut connection = pool.lock().pop().expect("a permit stands for a connection");
             let started = Stopwatch::start();
@@ -79,7 +86,10 @@ impl Readers {
             let outcome = connection
                 .progress_handler(STEPS_BETWEEN_LOOKS, Some(is_late))
                 .and_then(|()| read(&connection, &pool.config));
-            pool.lock().push(connection);
+            if !pool.permits.is_closed() {
+                pool.lock().push(connection);
+            }
+            drop(permit); // not before: a caller who goes away must not free the place
             outcome
         });
         let outcome = reading.await.map_err(|panic| StoreError::Stopped(panic.to_string()))?;
