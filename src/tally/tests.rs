@@ -1,3 +1,5 @@
+//! Every path of eight steps keeps the identities; rows are bounded; recounts follow.
+
 use std::time::Duration;
 
 use super::*;
