@@ -1,7 +1,7 @@
 //! The HTTP interface: what every request shares, and the one way to serve it.
 //!
-//! A request passes [`connections`] (limits, timeouts), [`gate`] (host check, counts, panics) and
-//! the table in [`routes`], which the router and the API's description are both made of.
+//! A request passes `connections` (limits, timeouts), `gate` (host check, counts, panics) and
+//! the table in `routes`, which the router and the API's description are both made of.
 
 mod batch;
 mod body;
@@ -116,7 +116,7 @@ impl Role {
 /// Serves until `stop` is cancelled and the requests then open are answered.
 ///
 /// The listener closes at once when `stop` is cancelled; connections that are still open after
-/// [`connections::LINGER`] are cut.
+/// 35 s are cut.
 pub async fn serve(api: Arc<Api>, listener: TcpListener, role: Role, stop: CancellationToken) {
     let metrics = api.metrics.clone();
     connections::serve(listener, routes::router(api, role), metrics, stop).await;

@@ -84,7 +84,9 @@ fn lines<T>(text: &[u8], read: impl Fn(&[u8]) -> Result<T, ApiError>) -> Result<
             return Err(too_many());
         }
         let item = read(line).map_err(|mut refused| {
-            refused.message = format!("line {}: {}", number + 1, refused.message);
+            // The parser has seen this line alone.
+            let said = refused.message.replace(" at line 1 column ", " at column ");
+            refused.message = format!("line {}: {said}", number + 1);
             refused.at(items.len())
         })?;
         items.push(item);
@@ -129,7 +131,8 @@ mod tests {
         assert_eq!(lines(b"", read), Ok(vec![]));
         let error = lines(b"{}\n\n{\"a\":\n{}", read).expect_err("a broken line");
         assert_eq!((error.code, error.index), (Code::InvalidJson, Some(1)));
-        assert!(error.message.starts_with("line 3: "), "{}", error.message);
+        let said = &error.message;
+        assert!(said.starts_with("line 3: ") && said.ends_with(" at column 5"), "{said}");
     }
 
     #[test]

@@ -35,6 +35,14 @@ impl Begun {
         let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         begun.get_or_insert_with(tokio::time::Instant::now);
     }
+
+    /// Begins to wait for a head.
+    fn wait(&self) -> Wait {
+        self.clear();
+        let idle_until = tokio::time::Instant::now() + IDLE;
+        let end = Box::pin(tokio::time::sleep_until(idle_until));
+        Wait { end, idle_until, begun: self.clone() }
+    }
 }
 
 /// A stream that notes when bytes come in.
@@ -93,24 +101,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
 pub(super) struct HeadTimer(pub(super) Begun);
 
 impl hyper::rt::Timer for HeadTimer {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        self.sleep_until(Instant::now() + duration)
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(self.0.wait())
     }
 
-    fn sleep_until(&self, _deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        self.0.clear();
-        let idle_until = tokio::time::Instant::now() + IDLE;
-        Box::pin(Wait {
-            sleep: Box::pin(tokio::time::sleep_until(idle_until)),
-            idle_until,
-            begun: self.0.clone(),
-        })
+    fn sleep_until(&self, _: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(self.0.wait())
     }
 }
 
 /// Resolves when the wait for a head has taken too long.
 struct Wait {
-    sleep: Pin<Box<tokio::time::Sleep>>,
+    end: Pin<Box<tokio::time::Sleep>>,
     idle_until: tokio::time::Instant,
     begun: Begun,
 }
@@ -123,32 +125,32 @@ impl Future for Wait {
     /// hyper polls it after each read, so a head that has just begun shortens the wait.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.begun.get().map_or(self.idle_until, |begun| begun + HEAD);
-        if self.sleep.deadline() != deadline {
-            self.sleep.as_mut().reset(deadline);
+        if self.end.deadline() != deadline {
+            self.end.as_mut().reset(deadline);
         }
-        self.sleep.as_mut().poll(cx)
+        self.end.as_mut().poll(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::rt::Timer;
     use std::future::poll_fn;
+    use std::pin::pin;
     use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_has_longer_than_a_head() {
         let start = Instant::now();
-        let timer = HeadTimer::default();
-        timer.sleep(Duration::ZERO).await;
+        let begun = Begun::default();
+        begun.wait().await;
         assert_eq!(start.elapsed().as_secs(), IDLE.as_secs());
 
-        let mut wait = timer.sleep(Duration::ZERO);
+        let mut wait = pin!(begun.wait());
         let early = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx).is_ready())).await;
         assert!(!early);
         let start = Instant::now();
-        timer.0.mark();
+        begun.mark();
         wait.await;
         assert_eq!(start.elapsed().as_secs(), HEAD.as_secs());
     }
