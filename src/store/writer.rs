@@ -113,6 +113,8 @@ pub(super) enum Operation {
     Recount(Call<(), Recounted>),
     StopWaiting(Call<(), ()>),
     Close(Call<(), ()>),
+    /// Stands in a batch where a claim was that waits now.
+    Parked,
 }
 
 impl Operation {
@@ -149,6 +151,7 @@ impl Operation {
             Self::Sweep(call) => call.apply(|sweep| engine.sweep(sweep)),
             Self::Recount(call) => call.apply(|()| engine.recount()),
             Self::StopWaiting(call) | Self::Close(call) => call.apply(|()| Ok(())),
+            Self::Parked => Ok(()),
         }
     }
 
@@ -167,6 +170,7 @@ impl Operation {
             Self::Sweep(call) => call.refuse(error),
             Self::Recount(call) => call.refuse(error),
             Self::StopWaiting(call) | Self::Close(call) => call.refuse(error),
+            Self::Parked => {}
         }
     }
 
@@ -188,6 +192,7 @@ impl Operation {
             Self::Sweep(call) => drop(call.deliver()),
             Self::Recount(call) => drop(call.deliver()),
             Self::StopWaiting(call) | Self::Close(call) => drop(call.deliver()),
+            Self::Parked => {}
         }
     }
 }
@@ -339,14 +344,13 @@ impl Writing {
     /// One transaction: nothing of it is left if it fails.
     fn attempt(
         &mut self,
-        batch: &mut Vec<Operation>,
+        batch: &mut [Operation],
         served: &mut Vec<(u64, Call<Claim, Claimed>)>,
     ) -> Result<(), Failure> {
         let operations = batch.len();
         let started = Stopwatch::start();
         self.engine.begin()?;
-        let mut parking = Vec::new();
-        for (index, operation) in batch.iter_mut().enumerate() {
+        for operation in batch.iter_mut() {
             if operation.is_create()
                 && let Some(error) = self.engine.refuses_creates()
             {
@@ -357,19 +361,13 @@ impl Writing {
                 self.serve_parked(served)?; // who has waited longer comes first
             }
             operation.apply(&mut self.engine)?;
-            if let Operation::Claim(call, true) = operation
-                && self.parked.is_some()
-                && matches!(&call.answer, Some(Ok(claimed)) if claimed.jobs.is_empty())
-            {
-                parking.push(index);
-            }
+            self.park_if_empty(operation);
         }
         self.serve_parked(served)?;
         if let Some(published) = self.engine.commit()? {
             self.metrics.publish(&published, operations, started.seconds());
         }
         self.engine.after_commit();
-        self.park(batch, &parking);
         if batch.iter().any(|operation| matches!(operation, Operation::StopWaiting(_))) {
             self.stop_waiting(served);
         }
@@ -379,7 +377,7 @@ impl Writing {
     /// The same once more without its creates, after the reserve was given up.
     fn attempt_from_reserve(
         &mut self,
-        batch: &mut Vec<Operation>,
+        batch: &mut [Operation],
         served: &mut Vec<(u64, Call<Claim, Claimed>)>,
     ) -> Result<(), String> {
         warn!(event = "disk_full", "the disk is full; refusing creates, using the reserve");
@@ -425,13 +423,19 @@ impl Writing {
         }
     }
 
-    /// Takes claims that found nothing out of the batch, to wait.
-    fn park(&mut self, batch: &mut Vec<Operation>, parking: &[usize]) {
-        let Some(parked) = &mut self.parked else { return };
-        for index in parking.iter().rev() {
-            if let Operation::Claim(call, _) = batch.remove(*index) {
-                parked.park(call);
-            }
+    /// Lets a claim wait that has found nothing, at once, so that the next operation of the batch
+    /// can already give it a job. If the batch fails it waits all the same: it has changed nothing.
+    fn park_if_empty(&mut self, operation: &mut Operation) {
+        let found_nothing = matches!(
+            operation,
+            Operation::Claim(Call { answer: Some(Ok(claimed)), .. }, true) if claimed.jobs.is_empty()
+        );
+        if let Some(parked) = &mut self.parked
+            && found_nothing
+            && let Operation::Claim(mut call, _) = std::mem::replace(operation, Operation::Parked)
+        {
+            call.answer = None;
+            parked.park(call);
         }
     }
 
