@@ -7,7 +7,20 @@
 //! ```
 //!
 //! The writer takes all that is waiting, up to [`MAX_OPERATIONS`] or [`MAX_JOBS`], and does not
-//! wait for more. A refusal concerns its own operation only and leaves nothing behind, since every
+//! wait for more. Waiting was tried: `wrk -t1 -c64` (256) posting 200-byte jobs, four variants in
+//! turns, medians of three:
+//!
+//! ```text
+//! wait for more     none          50 µs         100 µs        200 µs
+//! creates, ratio    1.00 (1.00)   0.90 (1.04)   0.93 (1.07)   0.94 (1.10)
+//! in a commit       23 (27)       34 (56)       36 (58)       37 (60)
+//! p99, ms           10 (21)       8 (19)        9 (19)        8 (17)
+//! ```
+//!
+//! Fuller commits gain little where many callers fill them anyway, and a lone caller would pay the
+//! whole wait each time.
+//!
+//! A refusal concerns its own operation only and leaves nothing behind, since every
 //! operation checks before it changes. A full disk rolls the batch back; all but its creates are
 //! applied once more from the reserve. Any other failure stops the store for good: nothing is
 //! published, every caller gets an error, and the daemon ends.
