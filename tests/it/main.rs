@@ -5,5 +5,6 @@
 mod config;
 mod exec;
 mod fixture;
+mod readme;
 mod serve;
 mod tidy;
