@@ -72,7 +72,7 @@ retry() {
 # --- what the tests need -----------------------------------------------------------------------
 
 check_rust() {
-    command -v cargo >/dev/null || fail "cargo is missing; install rust, see https://rustup.rs"
+    command -v cargo >/dev/null || fail "cargo is missing; install Rust first"
     cargo fmt --version || fail "rustfmt is missing; run: rustup component add rustfmt"
     cargo clippy --version || fail "clippy is missing; run: rustup component add clippy"
     cargo --version
