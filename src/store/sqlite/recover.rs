@@ -50,8 +50,9 @@ impl Engine {
     }
 
     fn running(&self) -> Result<Vec<i64>, Failure> {
-        let mut select =
-            self.connection.prepare("SELECT id FROM jobs WHERE state = 'running' ORDER BY id")?;
+        let mut select = self
+            .connection
+            .prepare("SELECT id FROM jobs WHERE state = 'running' ORDER BY lease_tick")?;
         let keys = select.query_map([], |row| row.get(0))?;
         Ok(keys.collect::<Result<_, _>>()?)
     }
