@@ -124,7 +124,7 @@ fn wrong_imports_are_found() {
         ("src/job.rs", "pub(crate) fn f() {} mod tests { use super::super::clock; }"),
         ("src/job.rs", "use crate::{clock::{Clock, Timestamp}, config};"),
     ] {
-        assert_eq!(lines_found(wrong_imports, path, good), [], "{path}: {good}");
+        assert_eq!(lines_found(wrong_imports, path, good), [0; 0], "{path}: {good}");
     }
     for (path, bad) in [
         ("src/server.rs", "use crate::worker::Pool;"),
