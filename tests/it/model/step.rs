@@ -162,8 +162,17 @@ fn act_on_many() -> impl Strategy<Value = Step> {
     })
 }
 
+thread_local! {
+    /// Made once: it is asked for at every step of every case.
+    static ANY_STEP: BoxedStrategy<Step> = choose_step();
+}
+
 /// Any step; all are possible at any time.
 pub(crate) fn any_step() -> BoxedStrategy<Step> {
+    ANY_STEP.with(Clone::clone)
+}
+
+fn choose_step() -> BoxedStrategy<Step> {
     let renewal = prop_oneof![1 => Just(None), 1 => (1i64..90).prop_map(|s| Some(s * SECOND))];
     prop_oneof![
         10 => spec().prop_map(Step::Create),
