@@ -181,16 +181,16 @@ pub enum Event {
 }
 
 impl Event {
-    /// The verb, for messages.
-    pub fn name(self) -> &'static str {
+    /// What has been done to a job to which it happened, for messages.
+    fn done(self) -> &'static str {
         match self {
-            Self::Promote => "promote",
-            Self::Claim => "claim",
-            Self::End(_) => "finish",
-            Self::Cancel => "cancel",
-            Self::Requeue => "requeue",
-            Self::Discard => "discard",
-            Self::Prune => "prune",
+            Self::Promote => "promoted",
+            Self::Claim => "claimed",
+            Self::End(_) => "finished",
+            Self::Cancel => "cancelled",
+            Self::Requeue => "requeued",
+            Self::Discard => "discarded",
+            Self::Prune => "pruned",
         }
     }
 
@@ -254,7 +254,7 @@ pub enum Mark {
 
 /// The state does not allow the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a {} job cannot be {}d", .state.name(), .event.name().trim_end_matches('e'))]
+#[error("a {} job cannot be {}", .state.name(), .event.done())]
 pub struct InvalidTransition {
     /// Where the job is.
     pub state: State,

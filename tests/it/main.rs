@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod bed;
 mod config;
 mod exec;
 mod fixture;
+mod life;
+mod model;
 mod readme;
 mod serve;
 mod tidy;

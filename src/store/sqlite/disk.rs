@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, StatVfs};
@@ -90,6 +90,10 @@ impl Reserve {
 
     fn allocate(&self) -> io::Result<()> {
         let file = create_private(&self.file)?;
+        let kept = file.metadata()?;
+        if kept.len() == self.bytes && kept.blocks() * 512 >= self.bytes {
+            return Ok(()); // the last process has left it in place
+        }
         let allocated = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.bytes);
         match allocated {
             Ok(()) => file.sync_all(),
@@ -135,7 +139,6 @@ impl Reserve {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn the_lock_is_exclusive_and_ends_with_its_holder() {

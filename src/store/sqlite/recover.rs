@@ -59,17 +59,19 @@ impl Engine {
 
     /// Gives an outside lease its full duration again: its worker could not renew while the daemon
     /// was down. Ticks of the last process mean nothing to this one, so all are written anew; of
-    /// its timeout an attempt has left what wall time says, but at least this lease.
+    /// its timeout an attempt has left what wall time says, but at least this lease. A lease was
+    /// never longer than the timeout, whatever its worker had asked for.
     fn renew_at_start(&mut self, core: &Core) -> Result<(), Failure> {
         let (now, tick) = (self.clock.now(), self.clock.tick());
-        let lease = Duration::from_millis(core.lease_ms.unwrap_or(0).unsigned_abs());
+        let timeout_ms = core.timeout_tick.zip(core.claimed_tick).map(|(end, begin)| end - begin);
+        let lease_ms = core.lease_ms.unwrap_or(0).min(timeout_ms.unwrap_or(i64::MAX));
+        let lease = Duration::from_millis(lease_ms.unsigned_abs());
         let mut select =
             self.connection.prepare_cached("SELECT claimed_at FROM jobs WHERE id = ?")?;
         let claimed_at: Option<i64> = select.query_row([core.id.key()], |row| row.get(0))?;
         drop(select);
         let age_ms = claimed_at.map_or(0, |at| (now.0 - at).max(0));
         let claimed_tick = tick.0 - age_ms;
-        let timeout_ms = core.timeout_tick.zip(core.claimed_tick).map(|(end, begin)| end - begin);
         let lease_tick = tick.after(lease).0;
         let timeout_tick = timeout_ms.map(|ms| (claimed_tick.saturating_add(ms)).max(lease_tick));
         let mut update = self.connection.prepare_cached(
