@@ -197,7 +197,9 @@ impl Metrics {
     pub fn restore(&self, ledger: &TallyDelta) {
         let mut projection = self.cut();
         projection.apply(ledger);
-        self.pairs.set(i64::try_from(projection.pairs()).unwrap_or(i64::MAX));
+        if !ledger.new_rows.is_empty() || !ledger.forgotten.is_empty() {
+            self.pairs.set(i64::try_from(projection.pairs()).unwrap_or(i64::MAX));
+        }
     }
 
     /// Adds what a committed batch changed. Called once per commit, by the writer only.

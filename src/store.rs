@@ -165,7 +165,13 @@ impl Store {
         self.due.clone()
     }
 
-    /// Resolves when the store has failed and nothing can be stored any more, with the reason.
+    /// Why nothing can be stored any more, if the store has failed.
+    pub fn failure(&self) -> Option<String> {
+        self.writer.failure()
+    }
+
+    /// Resolves when the store has failed and nothing can be stored any more, with the reason; never
+    /// if it is closed in order.
     pub async fn failed(&self) -> String {
         self.writer.failed().await
     }

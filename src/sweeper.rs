@@ -17,22 +17,26 @@ use crate::store::{Recounted, Store, StoreError, Sweep};
 /// The longest time between two ticks.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How many ticks pass from the end of a recount to the next: ten minutes of an idle daemon, so
-/// that an idle one spends next to nothing on it.
-const TICKS_BETWEEN_RECOUNTS: u32 = 600;
+/// The shortest, so that jobs due one after the other share a tick; a fifth of what is promised.
+const LEAST_TICK: Duration = Duration::from_millis(20);
+
+/// How long from the end of a recount to the next, so that an idle daemon spends next to nothing
+/// on it.
+const BETWEEN_RECOUNTS: Duration = Duration::from_secs(600);
 
 /// Sweeps until it is stopped, or the store is.
 pub struct Sweeper {
     store: Store,
     metrics: Arc<Metrics>,
     clock: Clock,
-    ticks_to_recount: u32,
+    /// When the recount takes its next step.
+    recount_at: Instant,
 }
 
 impl Sweeper {
     /// A sweeper of this store; the first recount begins at once.
     pub fn new(store: Store, metrics: Arc<Metrics>, clock: Clock) -> Self {
-        Self { store, metrics, clock, ticks_to_recount: 0 }
+        Self { store, metrics, clock, recount_at: Instant::now() }
     }
 
     /// Sweeps until `stop`; an error says that the store has stopped.
@@ -40,7 +44,8 @@ impl Sweeper {
         let mut due = self.store.due();
         loop {
             due.mark_unchanged();
-            let passed_over = match self.tick().await {
+            let least = Instant::now() + LEAST_TICK;
+            let passed_over = match self.tick(&stop).await {
                 Ok(passed_over) => passed_over,
                 Err(error @ StoreError::Stopped(_)) => return Err(error),
                 Err(error) => {
@@ -59,11 +64,15 @@ impl Sweeper {
                 Ok(()) = due.changed() => {}
                 () = stop.cancelled() => return Ok(()),
             }
+            tokio::select! {
+                () = sleep_until(least) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
         }
     }
 
     /// Everything that is due now; answers with how many rows could not be handled.
-    async fn tick(&mut self) -> Result<usize, StoreError> {
+    async fn tick(&mut self, stop: &CancellationToken) -> Result<usize, StoreError> {
         let mut next = Some(Sweep::default());
         let mut passed_over = 0;
         while let Some(sweep) = next {
@@ -73,7 +82,7 @@ impl Sweeper {
                 debug!(event = "swept", promoted, expired, pruned);
             }
             passed_over += swept.passed_over;
-            next = swept.next;
+            next = swept.next.filter(|_| !stop.is_cancelled());
         }
         self.recount().await?;
         self.metrics.set_sweeper_last_run(self.clock.now());
@@ -81,13 +90,14 @@ impl Sweeper {
     }
 
     async fn recount(&mut self) -> Result<(), StoreError> {
-        if self.ticks_to_recount > 0 {
-            self.ticks_to_recount -= 1;
+        if Instant::now() < self.recount_at {
             return Ok(());
         }
         if let Recounted::Done(mismatch) = self.store.recount().await? {
             info!(event = "recounted", mismatch);
-            self.ticks_to_recount = TICKS_BETWEEN_RECOUNTS;
+            self.recount_at = Instant::now() + BETWEEN_RECOUNTS;
+        } else {
+            self.recount_at = Instant::now() + TICK;
         }
         Ok(())
     }

@@ -295,8 +295,10 @@ pub struct Totals {
     pub pruned: i64,
     /// Jobs created under [`OTHER`].
     pub overflow_jobs: i64,
-    /// Lost leases of jobs that do not exist.
+    /// Lost leases of jobs that do not exist, or of queues without series of their own.
     pub leases_lost_elsewhere: i64,
+    /// Duplicates of queues without series of their own.
+    pub duplicates_elsewhere: i64,
 }
 
 impl Totals {
@@ -307,6 +309,7 @@ impl Totals {
         self.pruned += other.pruned;
         self.overflow_jobs += other.overflow_jobs;
         self.leases_lost_elsewhere += other.leases_lost_elsewhere;
+        self.duplicates_elsewhere += other.duplicates_elsewhere;
     }
 }
 
@@ -315,6 +318,8 @@ impl Totals {
 pub struct QueueDelta {
     /// What the batch added to its counts.
     pub counts: QueueCounts,
+    /// Whether it has series of its own; the others count under [`OTHER`], in the totals.
+    pub has_series: bool,
     /// Whether claims are stopped.
     pub paused: bool,
     /// The `run_at` of the ready job that has waited longest.

@@ -14,9 +14,6 @@ use crate::config::{Config, Runner};
 use crate::job::{AttemptResult, State};
 use crate::tally::{Count, Counts, OTHER, QueueDelta, RowId, TallyDelta};
 
-/// How many queues outside the configuration get series of their own.
-const OTHER_QUEUES: usize = 100;
-
 /// The metric of a count, and its third label if it has one; the two pruned counts have no series.
 pub(super) fn metric_of(count: Count) -> Option<(&'static Metric, Option<&'static str>)> {
     let state = |state: State| Some((&catalogue::JOBS, Some(state.name())));
@@ -184,10 +181,13 @@ impl QueueSeries {
         }
     }
 
-    fn apply(&mut self, delta: &QueueDelta) {
+    fn count(&self, leases_lost: i64, duplicates: i64) {
         let up = |change: i64| u64::try_from(change).expect("counters only go up");
-        self.leases_lost.inc_by(up(delta.counts.leases_lost));
-        self.duplicates.inc_by(up(delta.counts.duplicates));
+        self.leases_lost.inc_by(up(leases_lost));
+        self.duplicates.inc_by(up(duplicates));
+    }
+
+    fn observe(&self, delta: &QueueDelta) {
         delta.waits.iter().for_each(|seconds| self.wait.observe(*seconds));
         delta.durations.iter().for_each(|(_, seconds)| self.duration.observe(*seconds));
     }
@@ -280,12 +280,15 @@ impl Projection {
         for (name, queue) in &delta.queues {
             self.apply_to_queue(name, queue);
         }
+        if delta.queues.iter().any(|(_, queue)| !queue.has_series) || !delta.forgotten.is_empty() {
+            self.other.set_oldest(self.others.values().flatten().min().copied());
+        }
         let up = |change: i64| u64::try_from(change).expect("counters only go up");
         self.promoted.inc_by(up(delta.totals.promoted));
         self.expired.inc_by(up(delta.totals.expired));
         self.pruned.inc_by(up(delta.totals.pruned));
         self.overflow_jobs.inc_by(up(delta.totals.overflow_jobs));
-        self.other.leases_lost.inc_by(up(delta.totals.leases_lost_elsewhere));
+        self.other.count(delta.totals.leases_lost_elsewhere, delta.totals.duplicates_elsewhere);
     }
 
     fn apply_to_queue(&mut self, name: &Arc<str>, delta: &QueueDelta) {
@@ -294,26 +297,17 @@ impl Projection {
                 row.attempt_seconds.inc_by(*seconds);
             }
         }
-        if self.has_own_series(name) {
+        if delta.has_series {
             let new = || QueueSeries::new(name.clone(), &self.config);
             let series = self.queues.entry(name.clone()).or_insert_with(new);
-            series.apply(delta);
+            series.count(delta.counts.leases_lost, delta.counts.duplicates);
+            series.observe(delta);
             series.paused.set(delta.paused.into());
             series.set_oldest(delta.oldest_ready);
         } else {
             self.others.insert(name.clone(), delta.oldest_ready);
-            self.other.apply(delta);
-            self.other.set_oldest(self.others.values().flatten().min().copied());
+            self.other.observe(delta);
         }
-    }
-
-    fn has_own_series(&self, name: &str) -> bool {
-        let is_configured = |name: &str| self.config.queues.contains_key(name);
-        if self.queues.contains_key(name) || is_configured(name) {
-            return true;
-        }
-        let beside = self.queues.keys().filter(|name| !is_configured(name)).count();
-        !self.others.contains_key(name) && beside < OTHER_QUEUES
     }
 
     /// Changes how many attempts the daemon runs in a queue.

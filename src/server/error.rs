@@ -49,6 +49,7 @@ pub(super) enum Code {
     StoreBusy,
     TooSlow,
     JobDamaged,
+    StoreUnreadable,
     StoreStopped,
     DiskFull,
 }
@@ -98,6 +99,7 @@ impl Code {
             Self::StoreBusy => ("store_busy", 503, Some(R::StoreBusy)),
             Self::TooSlow => ("too_slow", 503, Some(R::Timeout)),
             Self::JobDamaged => ("job_damaged", 503, None),
+            Self::StoreUnreadable => ("store_unreadable", 503, None),
             Self::StoreStopped => ("store_stopped", 503, None),
             Self::DiskFull => ("disk_full", 507, Some(R::DiskFull)),
         }
@@ -198,6 +200,7 @@ impl From<StoreError> for ApiError {
             StoreError::QueueConfigured(_) => Code::QueueConfigured,
             StoreError::DiskFull => Code::DiskFull,
             StoreError::Busy => Code::StoreBusy,
+            StoreError::Unreadable(_) => Code::StoreUnreadable,
             StoreError::Damaged { .. } => Code::JobDamaged,
             StoreError::TooSlow(_) => Code::TooSlow,
             StoreError::Stopped(_) => Code::StoreStopped,

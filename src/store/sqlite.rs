@@ -66,7 +66,7 @@ mod tests;
 pub(super) use open::open;
 pub(super) use read::Readers;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode};
@@ -76,7 +76,7 @@ use self::checkpoint::Checkpointer;
 use self::disk::{Lock, Reserve};
 use self::state::State;
 use super::writer::Failure;
-use super::{JobId, StoreError};
+use super::{JobId, OpenError, StoreError};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::metrics::{Metrics, StoreFiles};
@@ -89,6 +89,8 @@ const FREE_PAGES_KEPT: i64 = 1_024;
 pub(super) struct Engine {
     connection: Connection,
     state: State,
+    /// The store's file, by its own name.
+    file: PathBuf,
     config: Arc<Config>,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -98,15 +100,19 @@ pub(super) struct Engine {
     last_key: i64,
     /// Rows changed since the connection was opened, as it was when the batch began.
     changes: u64,
+    /// Whether the files shall be looked after once the batch is committed.
+    files_are_due: bool,
     /// When the next job is due or lease ends, for the sweeper.
     due: watch::Sender<Option<Timestamp>>,
-    _lock: Lock,
+    /// Held until everything else is closed.
+    #[expect(dead_code, reason = "closing it ends the lock")]
+    lock: Option<Lock>,
 }
 
 impl Engine {
     /// The store's file.
     pub(super) fn file(&self) -> &Path {
-        &self.config.data
+        &self.file
     }
 
     /// The UUID that the store was given when it was made.
@@ -120,7 +126,14 @@ impl Engine {
             return Err(Failure::Fatal(reason));
         }
         self.changes = self.connection.total_changes();
-        Ok(self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)?)
+        self.checkpointer.catch_up(&self.connection);
+        let begun = self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]);
+        match begun {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                Err(Failure::Busy)
+            }
+            begun => Ok(begun.map(drop)?),
+        }
     }
 
     /// Writes the counts that the batch changed, then commits and syncs; what to publish, if
@@ -144,6 +157,9 @@ impl Engine {
             });
         }
         self.checkpointer.after_commit(&self.connection, &self.metrics);
+        if std::mem::take(&mut self.files_are_due) {
+            self.look_after_files();
+        }
     }
 
     /// Undoes a batch that failed; an error is the reason to stop.
@@ -152,10 +168,15 @@ impl Engine {
             if !self.connection.is_autocommit() {
                 self.connection.execute_batch("ROLLBACK")?;
             }
-            self.state.reload(&self.connection)
+            self.state.reload(&self.connection, &self.config)
         };
         self.state = undo().map_err(|error| format!("cannot undo a batch: {error}"))?;
         Ok(())
+    }
+
+    /// Notes again that a queue has ready jobs, for the next batch.
+    pub(super) fn note_ready(&mut self, queue: &str) {
+        self.state.note_ready_again(queue);
     }
 
     /// The queues that have had a job become ready since this was last asked.
@@ -179,10 +200,10 @@ impl Engine {
         self.reserve.give_up();
     }
 
-    /// Takes the reserve back when there is room, gives pages back to the file system when there
-    /// are many free ones, and reports the sizes of the files.
-    fn look_after_files(&mut self) -> rusqlite::Result<()> {
-        self.reserve.take_back_if_possible();
+    /// Gives pages back to the file system when there are many free ones, and has the files
+    /// looked after once the batch is committed.
+    fn tidy_file(&mut self) -> rusqlite::Result<()> {
+        self.files_are_due = true;
         let pages = |pragma| -> rusqlite::Result<i64> {
             self.connection.prepare_cached(pragma)?.query_row([], |row| row.get(0))
         };
@@ -192,6 +213,13 @@ impl Engine {
             let mut given_back = vacuum.query([])?; // a row for each page
             while given_back.next()?.is_some() {}
         }
+        Ok(())
+    }
+
+    /// Takes the reserve back when there is room, tries again to copy a log that is long, and
+    /// reports the sizes of the files.
+    fn look_after_files(&mut self) {
+        self.reserve.take_back_if_possible();
         self.checkpointer.retry(&self.connection, &self.metrics);
         let size_bytes = std::fs::metadata(self.file()).map_or(0, |file| file.len());
         self.metrics.set_store_files(StoreFiles {
@@ -199,7 +227,6 @@ impl Engine {
             wal_bytes: self.checkpointer.wal_bytes(),
             free_bytes: disk::free_bytes(self.file()).unwrap_or(0),
         });
-        Ok(())
     }
 
     /// The id of a new job.
@@ -210,11 +237,28 @@ impl Engine {
 
     /// Closes the files; an error says which and why.
     pub(super) fn close(self) -> Result<(), String> {
-        let file = self.config.data.display().to_string();
+        let file = self.file.display().to_string();
         let synced = self.checkpointer.stop();
         let closed = self.connection.close();
         drop(synced);
         closed.map_err(|(_, error)| format!("cannot close {file}: {error}"))
+    }
+}
+
+impl OpenError {
+    /// Why the engine could not open the file, by the sort of its error.
+    fn engine(file: &Path, error: rusqlite::Error) -> Self {
+        let file = file.to_owned();
+        if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) {
+            return Self::NotAStore { file, found: "not a database".into() };
+        }
+        match Failure::from(error) {
+            Failure::Full => Self::DiskFull { file },
+            Failure::Fatal(reason) => Self::Engine { file, source: reason.into() },
+            Failure::Busy | Failure::Refused(_) => {
+                Self::Engine { file, source: "another program holds it".into() }
+            }
+        }
     }
 }
 

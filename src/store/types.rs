@@ -419,6 +419,9 @@ pub enum StoreError {
         /// What is wrong.
         why: String,
     },
+    /// The file could not be read.
+    #[error("the store cannot be read: {0}")]
+    Unreadable(String),
     /// A listing took longer than it may.
     #[error("reading took longer than {0:?}; ask for less")]
     TooSlow(Duration),
@@ -472,6 +475,12 @@ pub enum OpenError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// There is no room on its file system, and no reserve left to give up.
+    #[error("no room to open {}: its file system is full; make some room first", .file.display())]
+    DiskFull {
+        /// The store's file.
+        file: PathBuf,
+    },
     /// The engine failed.
     #[error("cannot open {}", .file.display())]
     Engine {
@@ -480,13 +489,4 @@ pub enum OpenError {
         /// Why it failed.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-}
-
-impl OpenError {
-    pub(super) fn engine(
-        file: &std::path::Path,
-        source: impl std::error::Error + Send + Sync + 'static,
-    ) -> Self {
-        Self::Engine { file: file.to_owned(), source: Box::new(source) }
-    }
 }

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
 use super::parked::Parked;
@@ -40,6 +41,9 @@ use crate::metrics::Metrics;
 
 /// The most operations that may wait, and that one transaction takes.
 const MAX_OPERATIONS: usize = 1_024;
+
+/// The bytes at which a transaction is closed: a quarter of what the log may hold.
+const MAX_BYTES: usize = 16 << 20;
 
 /// The most jobs that one transaction touches, so that no caller waits for a batch of seconds.
 /// One operation may exceed it by itself: a batch of 10,000 creates is one.
@@ -93,6 +97,8 @@ pub(super) enum Failure {
     Refused(StoreError),
     /// There is no room on the disk.
     Full,
+    /// Another program writes to the file; nothing was changed.
+    Busy,
     /// The engine cannot go on.
     Fatal(String),
 }
@@ -143,8 +149,16 @@ impl Operation {
         }
     }
 
-    fn is_create(&self) -> bool {
-        matches!(self, Self::Create(_) | Self::CreateBatch(_))
+    /// About how many bytes it brings.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Create(call) => call.ask.payload.len(),
+            Self::CreateBatch(call) => call.ask.iter().map(|job| job.payload.len()).sum(),
+            Self::Finish(call) => {
+                call.ask.iter().flat_map(|finish| &finish.result).map(bytes::Bytes::len).sum()
+            }
+            _ => 0,
+        }
     }
 
     fn apply(&mut self, engine: &mut Engine) -> Result<(), Failure> {
@@ -214,27 +228,37 @@ impl Operation {
 #[derive(Clone)]
 pub(super) struct Writer {
     operations: mpsc::Sender<Operation>,
-    failure: watch::Receiver<Option<String>>,
+    end: watch::Receiver<Option<End>>,
+    /// Leases on their way back.
+    giving_back: TaskTracker,
+}
+
+/// How the store has ended.
+#[derive(Debug, Clone)]
+enum End {
+    Closed,
+    Failed(String),
 }
 
 impl Writer {
     /// Starts the writer thread.
     pub(super) fn start(engine: Engine, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
         let (operations, receiver) = mpsc::channel(MAX_OPERATIONS);
-        let (failure_sender, failure) = watch::channel(None);
+        let (end_sender, end) = watch::channel(None);
         let file = engine.file().to_owned();
         let writing = Writing {
             engine,
             metrics,
             receiver,
-            failure: failure_sender,
+            end: end_sender,
             parked: Some(Parked::default()),
             given_back: Vec::new(),
+            served_all: true,
         };
         let spawned =
             thread::Builder::new().name("tallyd-writer".into()).spawn(move || writing.run());
         spawned.map_err(|source| OpenError::Io { doing: "start the writer of", file, source })?;
-        Ok(Self { operations, failure })
+        Ok(Self { operations, end, giving_back: TaskTracker::new() })
     }
 
     /// Hands over a question and waits for its answer.
@@ -258,42 +282,63 @@ impl Writer {
         let writer = self.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // Without an answer: if the store has stopped, the leases expire.
-            runtime.spawn(async move { drop(writer.send(Operation::Finish(call)).await) });
+            let sent = async move { drop(writer.send(Operation::Finish(call)).await) };
+            self.giving_back.spawn_on(sent, &runtime);
         }
     }
 
     /// Finishes what was handed over before, then closes the engine.
     pub(super) async fn close(&self) -> Result<(), StoreError> {
+        self.giving_back.close();
+        self.giving_back.wait().await;
         self.call((), Operation::Close).await
     }
 
     /// Why nothing can be stored any more.
     pub(super) fn stopped(&self) -> StoreError {
-        let reason = self.failure.borrow().clone();
-        StoreError::Stopped(reason.unwrap_or_else(|| "it is closed".into()))
+        StoreError::Stopped(self.failure().unwrap_or_else(|| "it is closed".into()))
     }
 
-    /// Resolves with the reason when the writer has failed or ended.
+    /// Why nothing can be stored any more, if the store has failed.
+    pub(super) fn failure(&self) -> Option<String> {
+        match &*self.end.borrow() {
+            Some(End::Failed(reason)) => Some(reason.clone()),
+            Some(End::Closed) => None,
+            None => self.end.has_changed().is_err().then(|| PANICKED.to_owned()),
+        }
+    }
+
+    /// Resolves with the reason when the store has failed; never if it is closed in order.
     pub(super) async fn failed(&self) -> String {
-        let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => "its writer has ended".into(),
+        let mut end = self.end.clone();
+        let end = end.wait_for(Option::is_some).await.map(|end| end.clone());
+        match end {
+            Ok(Some(End::Failed(reason))) => reason,
+            Ok(_) => std::future::pending().await,
+            Err(_) => PANICKED.to_owned(),
         }
     }
 }
+
+/// What is known when the writer is gone without having said why.
+const PANICKED: &str = "its writer has ended unexpectedly";
 
 /// The writer thread's own.
 struct Writing {
     engine: Engine,
     metrics: Arc<Metrics>,
     receiver: mpsc::Receiver<Operation>,
-    failure: watch::Sender<Option<String>>,
+    end: watch::Sender<Option<End>>,
     /// Claims that wait for a job; none once claims do not wait any more.
     parked: Option<Parked>,
     /// Leases of callers who had gone when their answer came.
     given_back: Vec<Lease>,
+    /// Whether no claim that waits can be served before something else happens.
+    served_all: bool,
 }
+
+/// Claims that were served by a batch, with their places among those that wait.
+type Served = Vec<(u64, Call<Claim, Claimed>)>;
 
 impl Writing {
     fn run(mut self) {
@@ -306,6 +351,9 @@ impl Writing {
                 return self.fail(&reason, batch.drain(..).chain(close.into_iter().flatten()));
             }
             if let Some(close) = close {
+                if let Err(reason) = self.give_back_last() {
+                    return self.fail(&reason, close.into_iter());
+                }
                 return self.close(close);
             }
         }
@@ -318,15 +366,19 @@ impl Writing {
         if !self.given_back.is_empty() {
             let (call, _) = Call::new(released(&std::mem::take(&mut self.given_back)));
             batch.push(Operation::Finish(call));
+        } else if !self.served_all {
+            // The next batch begins with those that wait, whatever else there is.
         } else if let Some(operation) = self.receiver.blocking_recv() {
             batch.push(operation);
         } else {
             return false;
         }
         let mut jobs: usize = batch.iter().map(Operation::jobs).sum();
-        while batch.len() < MAX_OPERATIONS && jobs < MAX_JOBS {
+        let mut bytes: usize = batch.iter().map(Operation::bytes).sum();
+        while batch.len() < MAX_OPERATIONS && jobs < MAX_JOBS && bytes < MAX_BYTES {
             let Ok(operation) = self.receiver.try_recv() else { break };
             jobs += operation.jobs();
+            bytes += operation.bytes();
             batch.push(operation);
         }
         true
@@ -340,6 +392,10 @@ impl Writing {
             Err(Failure::Full) => {
                 self.put_back(&mut served);
                 self.attempt_from_reserve(batch, &mut served)?;
+            }
+            Err(Failure::Busy) => {
+                self.metrics.store_error();
+                batch.iter_mut().for_each(|operation| operation.refuse(StoreError::Busy));
             }
             Err(Failure::Fatal(reason)) => return Err(reason),
             Err(Failure::Refused(error)) => return Err(error.to_string()),
@@ -355,21 +411,11 @@ impl Writing {
     }
 
     /// One transaction: nothing of it is left if it fails.
-    fn attempt(
-        &mut self,
-        batch: &mut [Operation],
-        served: &mut Vec<(u64, Call<Claim, Claimed>)>,
-    ) -> Result<(), Failure> {
+    fn attempt(&mut self, batch: &mut [Operation], served: &mut Served) -> Result<(), Failure> {
         let operations = batch.len();
         let started = Stopwatch::start();
         self.engine.begin()?;
         for operation in batch.iter_mut() {
-            if operation.is_create()
-                && let Some(error) = self.engine.refuses_creates()
-            {
-                operation.refuse(error);
-                continue;
-            }
             if matches!(operation, Operation::Claim(..)) {
                 self.serve_parked(served)?; // who has waited longer comes first
             }
@@ -387,11 +433,20 @@ impl Writing {
         Ok(())
     }
 
+    /// Releases what callers who had gone were given by the last batch.
+    fn give_back_last(&mut self) -> Result<(), String> {
+        if self.given_back.is_empty() {
+            return Ok(());
+        }
+        let (call, _) = Call::new(released(&std::mem::take(&mut self.given_back)));
+        self.commit(&mut vec![Operation::Finish(call)])
+    }
+
     /// The same once more without its creates, after the reserve was given up.
     fn attempt_from_reserve(
         &mut self,
         batch: &mut [Operation],
-        served: &mut Vec<(u64, Call<Claim, Claimed>)>,
+        served: &mut Served,
     ) -> Result<(), String> {
         warn!(event = "disk_full", "the disk is full; refusing creates, using the reserve");
         self.metrics.store_error();
@@ -406,19 +461,25 @@ impl Writing {
                 Ok(())
             }
             Err(Failure::Fatal(reason)) => Err(reason),
+            Err(Failure::Busy) => Err("another program writes to its file".into()),
             Err(Failure::Refused(error)) => Err(error.to_string()),
         }
     }
 
-    /// Gives jobs that became ready to the claims that wait for them, the longest first.
-    fn serve_parked(
-        &mut self,
-        served: &mut Vec<(u64, Call<Claim, Claimed>)>,
-    ) -> Result<(), Failure> {
+    /// Gives jobs that became ready to the claims that wait for them, the longest first, as many
+    /// as one transaction should touch.
+    fn serve_parked(&mut self, served: &mut Served) -> Result<(), Failure> {
         let ready = self.engine.take_ready();
+        self.served_all = true;
         let Some(parked) = &mut self.parked else { return Ok(()) };
         for queue in ready {
-            while let Some((number, mut call)) = parked.next(&queue) {
+            loop {
+                if too_much(served) {
+                    self.engine.note_ready(&queue);
+                    self.served_all = false;
+                    break;
+                }
+                let Some((number, mut call)) = parked.next(&queue) else { break };
                 call.apply(|claim| self.engine.claim(claim))?;
                 if matches!(&call.answer, Some(Ok(claimed)) if claimed.jobs.is_empty()) {
                     parked.put_back(number, call);
@@ -430,7 +491,7 @@ impl Writing {
         Ok(())
     }
 
-    fn put_back(&mut self, served: &mut Vec<(u64, Call<Claim, Claimed>)>) {
+    fn put_back(&mut self, served: &mut Served) {
         if let Some(parked) = &mut self.parked {
             served.drain(..).rev().for_each(|(number, call)| parked.put_back(number, call));
         }
@@ -452,7 +513,7 @@ impl Writing {
         }
     }
 
-    fn stop_waiting(&mut self, served: &mut Vec<(u64, Call<Claim, Claimed>)>) {
+    fn stop_waiting(&mut self, served: &mut Served) {
         let Some(parked) = self.parked.take() else { return };
         for (number, mut call) in parked.into_calls() {
             call.answer = Some(Ok(Claimed::default()));
@@ -461,9 +522,10 @@ impl Writing {
     }
 
     fn close(self, close: Vec<Operation>) {
-        let Self { engine, mut receiver, parked, .. } = self;
+        let Self { engine, mut receiver, parked, end, .. } = self;
         drop(parked);
         let closed = engine.close();
+        end.send_replace(Some(End::Closed));
         receiver.close();
         let mut none = Vec::new();
         let late = std::iter::from_fn(|| receiver.try_recv().ok());
@@ -481,7 +543,7 @@ impl Writing {
         error!(event = "store_failed", reason, "the store has failed and stops");
         self.metrics.store_error();
         // Before the callers are told, so that the daemon is on its way out when they are.
-        self.failure.send_replace(Some(reason.to_owned()));
+        self.end.send_replace(Some(End::Failed(reason.to_owned())));
         self.receiver.close();
         let late = std::iter::from_fn(|| self.receiver.try_recv().ok());
         for mut operation in batch.chain(late) {
@@ -489,6 +551,20 @@ impl Writing {
             operation.deliver(&mut self.given_back);
         }
     }
+}
+
+/// Whether a batch has served as many waiting claims as one transaction should.
+fn too_much(served: &Served) -> bool {
+    let claimed = served.iter().filter_map(|(_, call)| match &call.answer {
+        Some(Ok(claimed)) => Some(&claimed.jobs),
+        _ => None,
+    });
+    let (mut count, mut bytes) = (0, 0);
+    for leased in claimed.flatten() {
+        count += 1;
+        bytes += leased.job.payload.as_ref().map_or(0, bytes::Bytes::len);
+    }
+    count >= MAX_JOBS || bytes >= MAX_BYTES
 }
 
 fn released(leases: &[Lease]) -> Vec<Finish> {

@@ -31,6 +31,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
@@ -52,12 +53,19 @@ const WRITER_AT: i64 = (32 << 20) / PAGE_BYTES;
 /// The length from which creates are refused: 64 MiB.
 const LIMIT: i64 = (64 << 20) / PAGE_BYTES;
 
+/// How long the writer waits for the thread when the log has reached its limit.
+const CATCH_UP: Duration = Duration::from_millis(500);
+
 /// The writer's end.
 pub(super) struct Checkpointer {
     /// Pages in the log after the last commit.
     pages: Arc<AtomicI64>,
     /// Pages up to which the thread was last asked to copy.
     asked_at: i64,
+    /// The log is over its limit, and copying it does not help until the next look.
+    is_held: bool,
+    /// The log's length when it was last looked at without a commit.
+    looked_at: i64,
     shared: Arc<Shared>,
     thread: JoinHandle<File>,
 }
@@ -116,7 +124,7 @@ impl Checkpointer {
             .name("tallyd-checkpoint".into())
             .spawn(move || copy_when_asked(&connection, &for_thread, synced))
             .map_err(io)?;
-        Ok(Self { pages, asked_at: 0, shared, thread })
+        Ok(Self { pages, asked_at: 0, is_held: false, looked_at: 0, shared, thread })
     }
 
     /// Bytes of the log that are in use.
@@ -126,11 +134,43 @@ impl Checkpointer {
 
     /// Whether the log cannot be kept short, since somebody else holds the file.
     pub(super) fn is_over_limit(&self) -> bool {
-        self.pages.load(Ordering::Relaxed) >= LIMIT
+        self.is_held && self.pages.load(Ordering::Relaxed) >= LIMIT
+    }
+
+    /// Before a batch, if the log has reached its limit: waits for the thread and copies the rest,
+    /// so that only somebody else's reader can keep it over the limit.
+    pub(super) fn catch_up(&mut self, connection: &Connection) {
+        if self.pages.load(Ordering::Relaxed) < LIMIT {
+            self.is_held = false;
+        } else if !self.is_held {
+            let order = self.shared.lock();
+            let is_copying = |order: &mut Order| order.wanted || order.running;
+            let waited = self.shared.changed.wait_timeout_while(order, CATCH_UP, is_copying);
+            drop(waited.expect("nothing panics while it holds the order"));
+            self.is_held = !self.copy_rest(connection);
+        }
+    }
+
+    /// Copies what is left; whether nothing is.
+    fn copy_rest(&self, connection: &Connection) -> bool {
+        match copy(connection) {
+            Ok(true) => {
+                self.pages.store(0, Ordering::Relaxed);
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                self.shared.note(&error);
+                false
+            }
+        }
     }
 
     /// Why the store must stop, if a sync has failed.
     pub(super) fn failure(&self) -> Option<String> {
+        if self.thread.is_finished() {
+            return Some("its checkpoint thread has ended unexpectedly".into());
+        }
         self.shared.lock().failed.clone()
     }
 
@@ -148,7 +188,9 @@ impl Checkpointer {
     /// The same when nothing was committed: a reader that held the file may have gone.
     pub(super) fn retry(&mut self, connection: &Connection, metrics: &Metrics) {
         let pages = self.pages.load(Ordering::Relaxed);
-        if pages >= THREAD_AT {
+        self.is_held = false;
+        if pages >= THREAD_AT && pages != self.looked_at {
+            self.looked_at = if pages >= WRITER_AT { 0 } else { pages }; // once is enough
             self.look(pages, connection, metrics);
         }
     }
@@ -163,11 +205,7 @@ impl Checkpointer {
         }
         if pages >= WRITER_AT && std::mem::take(&mut order.near) {
             drop(order);
-            match copy(connection) {
-                Ok(true) => self.pages.store(0, Ordering::Relaxed),
-                Ok(false) => {}
-                Err(error) => self.shared.note(&error),
-            }
+            self.copy_rest(connection);
             // If a reader keeps the log from beginning anew, more has to come before the next try.
             self.asked_at = pages;
         } else {
@@ -175,14 +213,14 @@ impl Checkpointer {
             order.twice = pages >= WRITER_AT;
             // The writer's turn comes right after the thread's, not when more has come.
             self.asked_at = if order.twice { pages - THREAD_AT } else { pages };
-            self.shared.changed.notify_one();
+            self.shared.changed.notify_all();
         }
     }
 
     /// Ends the thread; what it hands back must be closed after all connections.
     pub(super) fn stop(self) -> Option<File> {
         self.shared.lock().stop = true;
-        self.shared.changed.notify_one();
+        self.shared.changed.notify_all();
         let ended = self.thread.join();
         if ended.is_err() {
             warn!(event = "checkpoint_panicked", "the checkpoint thread had panicked");
@@ -251,13 +289,14 @@ fn copy_when_asked(connection: &Connection, shared: &Shared, synced: File) -> Fi
         let mut order = shared.lock();
         order.running = false;
         order.near = twice && copied.is_ok();
+        shared.changed.notify_all();
     }
 }
 
 /// One PASSIVE checkpoint; whether it left nothing to copy.
 fn copy(connection: &Connection) -> Result<bool, CopyError> {
     let mut checkpoint = connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?;
-    let (logged, copied): (i64, i64) =
-        checkpoint.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))?;
-    Ok(logged == copied)
+    let (is_busy, logged, copied): (bool, i64, i64) =
+        checkpoint.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    Ok(!is_busy && logged == copied)
 }

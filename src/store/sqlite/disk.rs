@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, StatVfs};
+use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::store::OpenError;
@@ -88,20 +89,29 @@ impl Reserve {
         Ok(reserve)
     }
 
+    /// Gives up what the last process kept; whether there was something.
+    pub(super) fn give_up_last(file: &Path) -> bool {
+        fs::remove_file(beside(file, ".reserve")).is_ok()
+    }
+
     fn allocate(&self) -> io::Result<()> {
         let file = create_private(&self.file)?;
         let kept = file.metadata()?;
         if kept.len() == self.bytes && kept.blocks() * 512 >= self.bytes {
             return Ok(()); // the last process has left it in place
         }
-        let allocated = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.bytes);
-        match allocated {
-            Ok(()) => file.sync_all(),
-            Err(error) => {
-                self.remove();
-                Err(error.into())
+        let allocated = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
+            // Some file systems can only be filled by writing.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                io::copy(&mut io::repeat(0).take(self.bytes), &mut &file).map(drop)
             }
+            allocated => allocated.map_err(io::Error::from),
+        };
+        let allocated = allocated.and_then(|()| file.sync_all());
+        if allocated.is_err() {
+            self.remove();
         }
+        allocated
     }
 
     fn remove(&self) {

@@ -1,9 +1,11 @@
 //! Opening the store: lock, file, pragmas, schema, recovery; in this order.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::watch;
+use tracing::warn;
 
 use super::checkpoint::Checkpointer;
 use super::disk::{self, Lock, Reserve};
@@ -26,10 +28,14 @@ const STATEMENTS: usize = 96;
 /// as with 2 MiB; 64 MiB gain nothing more.
 const CACHE_KIB: i64 = 16 << 10;
 
+/// What is left of the log's file when it begins at its start again after it grew further.
+const LOG_BYTES_KEPT: i64 = 64 << 20;
+
 /// How long to wait for another program that writes to the file.
 const BUSY_MS: u32 = 5_000;
 
-/// Opens both sides of the store that the configuration names.
+/// Opens both sides of the store that the configuration names. On a full disk it makes room by
+/// giving up the reserve of the last process.
 pub(in crate::store) fn open(
     config: Arc<Config>,
     clock: Clock,
@@ -39,36 +45,58 @@ pub(in crate::store) fn open(
     if rusqlite::version_number() < LEAST_SQLITE {
         return Err(OpenError::OldSqlite(rusqlite::version()));
     }
-    let file = config.data.clone();
-    let failed = |error| OpenError::engine(&file, error);
-    let io = |source| OpenError::Io { doing: "open", file: file.clone(), source };
+    let named = &config.data;
+    let io = |source| OpenError::Io { doing: "open", file: named.clone(), source };
+    disk::create_private(named).map_err(io)?;
+    disk::sync_directory_of(named).map_err(io)?;
+    // By any other name it is the same store, with the same lock.
+    let file = named.canonicalize().map_err(io)?;
     let lock = Lock::take(&file)?;
-    disk::create_private(&file).map_err(io)?;
-    disk::sync_directory_of(&file).map_err(io)?;
-    let mut connection = Connection::open_with_flags(&file, flags(true)).map_err(failed)?;
-    configure(&connection).map_err(|error| open_failed(error, &config))?;
-    schema::prepare(&mut connection, &file)?;
+    match open_locked(&file, &config, &clock, &metrics, &due) {
+        Err(OpenError::DiskFull { .. }) if Reserve::give_up_last(&file) => {
+            warn!(event = "disk_full", "the disk is full; starting with the room of the reserve");
+            open_locked(&file, &config, &clock, &metrics, &due)
+        }
+        opened => opened,
+    }
+    .map(|(opened, readers)| (Engine { lock: Some(lock), ..opened }, readers))
+}
+
+fn open_locked(
+    file: &Path,
+    config: &Arc<Config>,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+    due: &watch::Sender<Option<Timestamp>>,
+) -> Result<(Engine, Readers), OpenError> {
+    let failed = |error| OpenError::engine(file, error);
+    let io = |source| OpenError::Io { doing: "open", file: file.to_owned(), source };
+    let mut connection = Connection::open_with_flags(file, flags(true)).map_err(failed)?;
+    configure(&connection).map_err(failed)?;
+    schema::prepare(&mut connection, file)?;
     enter_wal(&connection).map_err(failed)?;
-    let reserve = Reserve::take(&file).map_err(io)?;
-    let checkpointer = Checkpointer::start(&file, &mut connection)?;
-    let state = State::load(&connection).map_err(failed)?;
+    let reserve = Reserve::take(file).map_err(io)?;
+    let checkpointer = Checkpointer::start(file, &mut connection)?;
+    let state = State::load(&connection, config).map_err(failed)?;
     let newest = "SELECT coalesce(max(id), 0) FROM jobs";
     let last_key = connection.query_row(newest, [], |row| row.get(0)).map_err(failed)?;
-    let readers = Readers::open(config.clone())?;
+    let readers = Readers::open(file, config.clone())?;
     let mut engine = Engine {
         connection,
         state,
-        config,
-        clock,
-        metrics,
+        file: file.to_owned(),
+        config: config.clone(),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
         checkpointer,
         reserve,
         last_key,
         changes: 0,
-        due,
-        _lock: lock,
+        files_are_due: false,
+        due: due.clone(),
+        lock: None,
     };
-    engine.recover().map_err(|failure| recovery_failed(failure, &file))?;
+    engine.recover().map_err(|failure| recovery_failed(failure, file))?;
     engine.metrics.restore(&engine.state.as_delta());
     Ok((engine, readers))
 }
@@ -93,28 +121,23 @@ pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| {
-        let mode: String = row.get(0)?;
-        assert_eq!(mode, "wal", "SQLite cannot keep a log beside the file");
-        Ok(())
-    })?;
+    let mode = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+    let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", mode)?;
+    if mode != "wal" {
+        let text = format!("the file system allows no log beside the file (mode {mode:?})");
+        return Err(rusqlite::Error::ToSqlConversionFailure(text.into()));
+    }
+    let limit = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+    connection.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES_KEPT, limit)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)
 }
 
-fn open_failed(error: rusqlite::Error, config: &Config) -> OpenError {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => {
-            OpenError::NotAStore { file: config.data.clone(), found: "not a database".into() }
-        }
-        _ => OpenError::engine(&config.data, error),
-    }
-}
-
-fn recovery_failed(failure: Failure, file: &std::path::Path) -> OpenError {
+fn recovery_failed(failure: Failure, file: &Path) -> OpenError {
     let text = match failure {
-        Failure::Full => "the disk is full".to_owned(),
+        Failure::Full => return OpenError::DiskFull { file: file.to_owned() },
+        Failure::Busy => "another program writes to it".to_owned(),
         Failure::Fatal(reason) => reason,
         Failure::Refused(error) => error.to_string(),
     };
-    OpenError::engine(file, std::io::Error::other(text))
+    OpenError::Engine { file: file.to_owned(), source: text.into() }
 }

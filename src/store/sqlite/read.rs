@@ -1,5 +1,6 @@
 //! Reading beside the writer: single jobs and pages of the list.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,14 +39,14 @@ struct Pool {
 
 impl Readers {
     /// Opens them.
-    pub(super) fn open(config: Arc<Config>) -> Result<Self, OpenError> {
+    pub(super) fn open(file: &Path, config: Arc<Config>) -> Result<Self, OpenError> {
         let open = || -> rusqlite::Result<Connection> {
-            let connection = Connection::open_with_flags(&config.data, flags(false))?;
+            let connection = Connection::open_with_flags(file, flags(false))?;
             connection.busy_timeout(LIMIT)?;
             Ok(connection)
         };
         let connections: Result<Vec<_>, _> = (0..CONNECTIONS).map(|_| open()).collect();
-        let connections = connections.map_err(|error| OpenError::engine(&config.data, error))?;
+        let connections = connections.map_err(|error| OpenError::engine(file, error))?;
         let permits = Arc::new(Semaphore::new(connections.len()));
         let pool = Pool { connections: Mutex::new(connections), permits, config };
         Ok(Self { pool: Arc::new(pool) })
@@ -80,7 +81,7 @@ impl Readers {
         let closed = |_| StoreError::Stopped("it is closed".into());
         let permit = self.pool.permits.clone().acquire_owned().await.map_err(closed)?;
         let reading = tokio::task::spawn_blocking(move || {
-            let mut connection = pool.lock().pop().expect("a permit stands for a connection");
+            let mut connection = pool.lock().pop()?; // none is left once the store is closed
             let started = Stopwatch::start();
             let is_late = move || started.seconds() > LIMIT.as_secs_f64();
             let outcome = connection
@@ -90,13 +91,14 @@ impl Readers {
                 pool.lock().push(connection);
             }
             drop(permit); // not before: a caller who goes away must not free the place
-            outcome
+            Some(outcome)
         });
         let outcome = reading.await.map_err(|panic| StoreError::Stopped(panic.to_string()))?;
-        outcome.map_err(|error| match error.sqlite_error_code() {
+        let closed = || StoreError::Stopped("it is closed".into());
+        outcome.ok_or_else(closed)?.map_err(|error| match error.sqlite_error_code() {
             Some(ErrorCode::OperationInterrupted) => StoreError::TooSlow(LIMIT),
             _ => super::rows::damaged(0, &error)
-                .unwrap_or_else(|| StoreError::Stopped(error.to_string())),
+                .unwrap_or_else(|| StoreError::Unreadable(error.to_string())),
         })
     }
 }

@@ -28,6 +28,10 @@ fn prepare_with(
     let failed = |source| OpenError::engine(file, source);
     let known = 1 + migrations.len() as i64;
     let found = version(connection).map_err(|error| not_a_store_or(error, file))?;
+    if found < 0 {
+        let found = format!("its schema version is {found}");
+        return Err(OpenError::NotAStore { file: file.to_owned(), found });
+    }
     if found == 0 {
         return create(connection, migrations).map_err(failed);
     }

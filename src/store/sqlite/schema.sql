@@ -5,6 +5,7 @@
 CREATE TABLE queues (
     id          INTEGER PRIMARY KEY,
     name        TEXT    NOT NULL UNIQUE,
+    has_series  INTEGER NOT NULL DEFAULT 0, -- else it counts under __other__, in the totals
     paused      INTEGER NOT NULL DEFAULT 0,
     scheduled   INTEGER NOT NULL DEFAULT 0,
     ready       INTEGER NOT NULL DEFAULT 0,
@@ -52,7 +53,8 @@ CREATE TABLE totals (
     expired               INTEGER NOT NULL DEFAULT 0,
     pruned                INTEGER NOT NULL DEFAULT 0,
     overflow_jobs         INTEGER NOT NULL DEFAULT 0,
-    leases_lost_elsewhere INTEGER NOT NULL DEFAULT 0
+    leases_lost_elsewhere INTEGER NOT NULL DEFAULT 0,
+    duplicates_elsewhere  INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE TABLE jobs (

@@ -20,12 +20,17 @@ use crate::tally::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct QueueId(pub(super) i64);
 
+/// How many queues outside the configuration get series of their own.
+const UNCONFIGURED_WITH_SERIES: usize = 100;
+
 /// How many priorities there are.
 const PRIORITIES: usize = 10;
 
 /// One queue.
 pub(super) struct QueueState {
     pub(super) name: Arc<str>,
+    /// Whether it has series of its own; decided once, so that no counter is split or joined.
+    has_series: bool,
     pub(super) paused: bool,
     pub(super) counts: QueueCounts,
     /// The `run_at` of the first ready job of each priority.
@@ -48,6 +53,7 @@ pub(super) struct State {
     pub(super) by_name: HashMap<Arc<str>, QueueId>,
     pub(super) recount: Option<Recount>,
     totals: Totals,
+    config: Arc<Config>,
     batch: Batch,
     /// How running attempts of the daemon's own workers learn that they were ended.
     revocations: HashMap<JobId, CancellationToken>,
@@ -70,7 +76,7 @@ struct Batch {
 
 impl State {
     /// Reads all of it from the file.
-    pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
+    pub(super) fn load(connection: &Connection, config: &Arc<Config>) -> rusqlite::Result<Self> {
         let (identity, totals) = load_totals(connection)?;
         let mut state = Self {
             identity,
@@ -79,10 +85,12 @@ impl State {
             by_name: HashMap::new(),
             recount: None,
             totals,
+            config: config.clone(),
             batch: Batch::default(),
             revocations: HashMap::new(),
         };
         for (id, mut queue) in load_queues(connection)? {
+            queue.has_series |= config.queues.contains_key(&*queue.name);
             if queue.counts.stored(JobState::Ready) > 0 {
                 for priority in 0..PRIORITIES {
                     queue.heads[priority] = first_ready(connection, id, priority as u8)?;
@@ -95,8 +103,12 @@ impl State {
     }
 
     /// The same as it stands in the file, for after a batch was undone.
-    pub(super) fn reload(&self, connection: &Connection) -> rusqlite::Result<Self> {
-        Ok(Self { revocations: self.revocations.clone(), ..Self::load(connection)? })
+    pub(super) fn reload(
+        &self,
+        connection: &Connection,
+        config: &Arc<Config>,
+    ) -> rusqlite::Result<Self> {
+        Ok(Self { revocations: self.revocations.clone(), ..Self::load(connection, config)? })
     }
 
     /// Everything as one delta, to begin the metrics with.
@@ -116,6 +128,7 @@ impl State {
                 .map(|(_, queue)| {
                     let delta = QueueDelta {
                         counts: queue.counts,
+                        has_series: queue.has_series,
                         paused: queue.paused,
                         oldest_ready: queue.oldest_ready(),
                         ..QueueDelta::default()
@@ -143,8 +156,13 @@ impl State {
     pub(super) fn add_queue(&mut self, id: QueueId, name: &str) {
         let name: Arc<str> = Arc::from(name);
         self.by_name.insert(name.clone(), id);
+        let is_configured = |name: &str| self.config.queues.contains_key(name);
+        let beside = |queue: &&QueueState| queue.has_series && !is_configured(&queue.name);
+        let has_series = is_configured(&name)
+            || self.queues.values().filter(beside).count() < UNCONFIGURED_WITH_SERIES;
         let queue = QueueState {
             name,
+            has_series,
             paused: false,
             counts: QueueCounts::default(),
             heads: [None; PRIORITIES],
@@ -242,7 +260,15 @@ impl State {
     }
 
     pub(super) fn add_to_queue(&mut self, id: QueueId, counts: &QueueCounts) {
-        self.queues.get_mut(&id).expect("checked before the change").counts.add(counts);
+        let queue = self.queues.get_mut(&id).expect("checked before the change");
+        queue.counts.add(counts);
+        if !queue.has_series && counts.leases_lost + counts.duplicates > 0 {
+            self.count(&Totals {
+                leases_lost_elsewhere: counts.leases_lost,
+                duplicates_elsewhere: counts.duplicates,
+                ..Totals::default()
+            });
+        }
         self.touch(id).counts.add(counts);
     }
 
@@ -292,6 +318,10 @@ impl State {
         if queue.heads[usize::from(priority)] == Some(run_at.0) {
             self.batch.stale_heads.insert((id, priority));
         }
+    }
+
+    pub(super) fn note_ready_again(&mut self, queue: &str) {
+        self.batch.ready.extend(self.queue_named(queue));
     }
 
     pub(super) fn take_ready(&mut self) -> Vec<Arc<str>> {
@@ -349,10 +379,13 @@ impl State {
             )?;
             delta.rows.push((id, counts));
         }
-        for (id, mut change) in std::mem::take(&mut self.batch.queues) {
+        let mut changed: Vec<_> = std::mem::take(&mut self.batch.queues).into_iter().collect();
+        changed.sort_unstable_by_key(|(id, _)| *id);
+        for (id, mut change) in changed {
             let queue = self.queues.get(&id).expect("a changed queue is known");
             write_queue(connection, id, queue)?;
             change.paused = queue.paused;
+            change.has_series = queue.has_series;
             change.oldest_ready = queue.oldest_ready();
             delta.queues.push((queue.name.clone(), change));
         }
@@ -375,8 +408,7 @@ fn first_ready(
 }
 
 fn load_totals(connection: &Connection) -> rusqlite::Result<(Arc<str>, Totals)> {
-    let select =
-        "SELECT store, promoted, expired, pruned, overflow_jobs, leases_lost_elsewhere FROM totals";
+    let select = "SELECT store, promoted, expired, pruned, overflow_jobs, leases_lost_elsewhere, duplicates_elsewhere FROM totals";
     connection.query_row(select, [], |row| {
         let totals = Totals {
             promoted: row.get(1)?,
@@ -384,6 +416,7 @@ fn load_totals(connection: &Connection) -> rusqlite::Result<(Arc<str>, Totals)> 
             pruned: row.get(3)?,
             overflow_jobs: row.get(4)?,
             leases_lost_elsewhere: row.get(5)?,
+            duplicates_elsewhere: row.get(6)?,
         };
         Ok((row.get::<_, String>(0)?.into(), totals))
     })
@@ -392,7 +425,7 @@ fn load_totals(connection: &Connection) -> rusqlite::Result<(Arc<str>, Totals)> 
 fn write_totals(connection: &Connection, totals: &Totals) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
         "UPDATE totals SET promoted = ?, expired = ?, pruned = ?, overflow_jobs = ?, \
-         leases_lost_elsewhere = ?",
+         leases_lost_elsewhere = ?, duplicates_elsewhere = ?",
     )?;
     update.execute((
         totals.promoted,
@@ -400,6 +433,7 @@ fn write_totals(connection: &Connection, totals: &Totals) -> rusqlite::Result<()
         totals.pruned,
         totals.overflow_jobs,
         totals.leases_lost_elsewhere,
+        totals.duplicates_elsewhere,
     ))?;
     Ok(())
 }
@@ -414,6 +448,9 @@ fn load_ledger(connection: &Connection) -> rusqlite::Result<Ledger> {
         let mut counts = [0; Count::ALL.len()];
         for (index, count) in counts.iter_mut().enumerate() {
             *count = row.get(3 + index)?;
+            if *count < 0 {
+                return Err(rusqlite::Error::IntegralValueOutOfRange(3 + index, *count));
+            }
         }
         let counts = Counts::from_array(counts);
         let (queue, kind): (String, String) = (row.get(1)?, row.get(2)?);
@@ -450,16 +487,17 @@ fn write_row(connection: &Connection, id: RowId, row: &Row) -> rusqlite::Result<
 fn load_queues(connection: &Connection) -> rusqlite::Result<Vec<(QueueId, QueueState)>> {
     let states = JobState::ALL.map(JobState::name).join(", ");
     let mut select = connection.prepare(&format!(
-        "SELECT id, name, paused, leases_lost, duplicates, {states} FROM queues"
+        "SELECT id, name, paused, leases_lost, duplicates, has_series, {states} FROM queues"
     ))?;
     let queues = select.query_map([], |row| {
         let mut counts =
             QueueCounts { leases_lost: row.get(3)?, duplicates: row.get(4)?, ..Default::default() };
         for (index, stored) in counts.stored.iter_mut().enumerate() {
-            *stored = row.get(5 + index)?;
+            *stored = row.get(6 + index)?;
         }
         let queue = QueueState {
             name: row.get::<_, String>(1)?.into(),
+            has_series: row.get(5)?,
             paused: row.get(2)?,
             counts,
             heads: [None; PRIORITIES],
@@ -472,12 +510,15 @@ fn load_queues(connection: &Connection) -> rusqlite::Result<Vec<(QueueId, QueueS
 
 fn write_queue(connection: &Connection, id: QueueId, queue: &QueueState) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
-        "UPDATE queues SET paused = ?, leases_lost = ?, duplicates = ?, scheduled = ?, ready = ?, \
+        "UPDATE queues SET has_series = ?, paused = ?, leases_lost = ?, duplicates = ?, scheduled = ?, ready = ?, \
          retrying = ?, running = ?, completed = ?, cancelled = ?, dead = ? WHERE id = ?",
     )?;
     let counts = &queue.counts;
-    let numbers = [i64::from(queue.paused), counts.leases_lost, counts.duplicates];
-    update.execute(params_from_iter(numbers.into_iter().chain(counts.stored).chain([id.0])))?;
+    let flags = [i64::from(queue.has_series), i64::from(queue.paused)];
+    let numbers = [counts.leases_lost, counts.duplicates];
+    update.execute(params_from_iter(
+        flags.into_iter().chain(numbers).chain(counts.stored).chain([id.0]),
+    ))?;
     Ok(())
 }
 

@@ -29,7 +29,7 @@ impl Engine {
     /// One bounded step of a tick.
     pub(in crate::store) fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, Failure> {
         if sweep.is_first_step() {
-            self.look_after_files()?;
+            self.tidy_file()?;
         }
         let mut swept = Swept::default();
         let due_after = self.promote_due(sweep.due_after, &mut swept)?;
