@@ -4,4 +4,5 @@ mod bed;
 mod config;
 mod life;
 mod model;
+mod store;
 mod tidy;
