@@ -312,6 +312,8 @@ pub struct Sweep {
     pub due_after: Option<(i64, i64)>,
     /// Leases at or before this (end, key) were seen in this tick.
     pub leases_after: Option<(i64, i64)>,
+    /// The tick has begun before; what it could not prune is passed over.
+    pub under_way: bool,
 }
 
 impl Sweep {

@@ -10,4 +10,5 @@ mod life;
 mod model;
 mod readme;
 mod serve;
+mod store;
 mod tidy;

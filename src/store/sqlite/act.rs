@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing::warn;
+
 use super::Engine;
 use super::rows::{Core, damaged};
 use super::state::check_row;
@@ -22,7 +24,7 @@ impl Action {
 impl Engine {
     /// Acts on one job; answers with the job as it is then, or as it was before it was removed.
     pub(in crate::store) fn act(&mut self, id: JobId, action: Action) -> Result<Job, Failure> {
-        let core = Core::find(&self.connection, id).map_err(|e| self.failure(id.key(), e))?;
+        let core = self.find(id)?;
         let core = core.ok_or(StoreError::NoSuchJob(id))?;
         let job = self.whole_job(id.key())?;
         self.act_on(&core, action, job.unique_key.as_deref())?;
@@ -60,8 +62,7 @@ impl Engine {
     /// A job that runs again holds its key again, unless another job has taken it since.
     fn take_key_back(&self, core: &mut Core, key: &str) -> Result<(), Failure> {
         match self.key_holder(core.queue, key)? {
-            Some(holder) if holder != core.id.key() => {
-                let holder = self.core(holder)?.id;
+            Some(holder) if holder != core.id => {
                 Err(StoreError::UniqueKeyHeld { key: key.to_owned(), holder }.into())
             }
             _ => {
@@ -97,6 +98,12 @@ impl Engine {
         let core = Core::load(&self.connection, key).map_err(|error| self.failure(key, error))?;
         let why = || "an index names it, and it is not there".to_owned();
         Ok(core.ok_or_else(|| StoreError::Damaged { key, why: why() })?)
+    }
+
+    /// Tells the operator of a row that cannot be handled; what lies behind it goes on.
+    pub(super) fn report_damage(&self, key: i64, error: &StoreError) {
+        warn!(event = "row_passed_over", key, %error, "a damaged row is passed over");
+        self.metrics.store_error();
     }
 
     /// A failure to read one row concerns that row, unless it is the engine's.

@@ -100,9 +100,13 @@ impl Engine {
         let mut select = self
             .connection
             .prepare_cached("SELECT kind, created_at, unique_key FROM jobs WHERE id = ?")?;
-        let (kind, created_at, unique_key): (String, i64, Option<String>) =
-            select.query_row([key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let read: rusqlite::Result<(String, i64, Option<String>)> =
+            select.query_row([key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
         drop(select);
+        let (kind, created_at, unique_key) = match read.map_err(|error| self.failure(key, error)) {
+            Err(Failure::Refused(_)) => return Ok(false),
+            read => read?,
+        };
         let is_meant = bulk.kind.as_ref().is_none_or(|wanted| *wanted == kind)
             && bulk.before.is_none_or(|before| created_at < before.0);
         if !is_meant {

@@ -12,6 +12,18 @@ use crate::job::{self, Event, State};
 use crate::store::writer::Failure;
 use crate::store::{Claim, Claimed, Job, Lease, LeasedJob};
 
+/// A claim at one of its queues.
+struct Taking<'c> {
+    claim: &'c Claim,
+    queue: QueueId,
+    /// So many jobs more.
+    wanted: usize,
+    /// The payloads that were given out so far.
+    bytes: usize,
+    /// Damaged rows, which stay the first that are ready as long as those behind them are taken.
+    passed_over: usize,
+}
+
 impl Engine {
     /// Leases up to `max` jobs; empty when nothing is ready, or a queue is paused or unknown.
     pub(in crate::store) fn claim(&mut self, claim: &Claim) -> Result<Claimed, Failure> {
@@ -23,28 +35,64 @@ impl Engine {
             if wanted == 0 || self.state.queue(queue)?.paused {
                 continue;
             }
-            for key in self.first_ready(queue, wanted)? {
-                let (core, job) = self.core_and_job(key)?;
-                bytes += job.payload.as_ref().map_or(0, bytes::Bytes::len);
-                if bytes > claim.max_bytes && !claimed.jobs.is_empty() {
-                    return Ok(claimed);
-                }
-                claimed.jobs.push(self.lease(core, job, claim)?);
+            let mut taking = Taking { claim, queue, wanted, bytes, passed_over: 0 };
+            let is_full = self.claim_from(&mut taking, &mut claimed)?;
+            if is_full {
+                break;
             }
+            bytes = taking.bytes;
         }
         Ok(claimed)
     }
 
-    fn first_ready(&self, queue: QueueId, limit: usize) -> Result<Vec<i64>, Failure> {
+    /// Takes what is wanted from one queue; answers whether no more bytes may be given out.
+    ///
+    /// Damaged rows are passed over, so that they hold up none behind them.
+    fn claim_from(&mut self, taking: &mut Taking, claimed: &mut Claimed) -> Result<bool, Failure> {
+        while taking.wanted > 0 {
+            let keys = self.first_ready(taking)?;
+            if keys.is_empty() {
+                break;
+            }
+            for key in keys {
+                let (core, job) = match self.claimable(key) {
+                    Err(Failure::Refused(error)) => {
+                        self.report_damage(key, &error);
+                        taking.passed_over += 1;
+                        continue;
+                    }
+                    read => read?,
+                };
+                taking.bytes += job.payload.as_ref().map_or(0, bytes::Bytes::len);
+                if taking.bytes > taking.claim.max_bytes && !claimed.jobs.is_empty() {
+                    return Ok(true);
+                }
+                claimed.jobs.push(self.lease(core, job, taking.claim)?);
+                taking.wanted -= 1;
+            }
+        }
+        Ok(false)
+    }
+
+    /// The first ready jobs behind the damaged ones, as many as are wanted.
+    fn first_ready(&self, taking: &Taking) -> Result<Vec<i64>, Failure> {
+        let Taking { queue, wanted, passed_over, .. } = *taking;
         if self.state.queue(queue)?.counts.stored(State::Ready) == 0 {
             return Ok(Vec::new());
         }
         let mut select = self.connection.prepare_cached(
             "SELECT id FROM jobs WHERE queue = ? AND state = 'ready' \
-             ORDER BY priority, run_at, id LIMIT ?",
+             ORDER BY priority, run_at, id LIMIT ? OFFSET ?",
         )?;
-        let keys = select.query_map((queue.0, limit as i64), |row| row.get(0))?;
+        let keys =
+            select.query_map((queue.0, wanted as i64, passed_over as i64), |row| row.get(0))?;
         Ok(keys.collect::<Result<_, _>>()?)
+    }
+
+    fn claimable(&self, key: i64) -> Result<(Core, Job), Failure> {
+        let (core, job) = self.core_and_job(key)?;
+        check_row(&self.state, &core)?;
+        Ok((core, job))
     }
 
     pub(super) fn core_and_job(&self, key: i64) -> Result<(Core, Job), Failure> {
@@ -61,7 +109,6 @@ impl Engine {
     fn lease(&mut self, core: Core, mut job: Job, claim: &Claim) -> Result<LeasedJob, Failure> {
         let now = self.clock.now();
         let tick = self.clock.tick();
-        check_row(&self.state, &core)?;
         let policy = self.config.policy(&job.queue);
         let change = job::apply(&core.facts(policy), Event::Claim, now, Duration::ZERO)?;
         let duration = claim.duration.unwrap_or(policy.lease);

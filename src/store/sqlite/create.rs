@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, Row};
 
 use super::Engine;
 use super::rows::{Core, key_until_name};
@@ -17,7 +17,7 @@ use crate::tally::QueueCounts;
 enum Plan {
     Insert,
     /// The key is held by a stored job.
-    Existing(QueueId, i64),
+    Existing(QueueId, JobId),
     /// The key is held by an earlier job of the same batch.
     SameAs(usize),
 }
@@ -30,9 +30,10 @@ impl Engine {
         match plan {
             Plan::Insert => Ok(Created { job: self.insert(job)?, duplicate: false }),
             Plan::SameAs(_) => unreachable!("nothing is before the first"),
-            Plan::Existing(queue, key) => {
+            Plan::Existing(queue, id) => {
+                let job = self.whole_job(id.key())?;
                 self.count_duplicate(queue);
-                Ok(Created { job: self.whole_job(key)?, duplicate: true })
+                Ok(Created { job, duplicate: true })
             }
         }
     }
@@ -50,16 +51,16 @@ impl Engine {
         for (index, (job, plan)) in jobs.iter().zip(plans).enumerate() {
             let id = match plan {
                 Plan::Insert => self.insert_row(job)?.id,
-                Plan::Existing(queue, key) => {
+                Plan::Existing(queue, id) => {
                     self.count_duplicate(queue);
                     done.duplicates.push(index);
-                    self.core(key)?.id
+                    id
                 }
                 Plan::SameAs(earlier) => {
-                    let id = done.ids[earlier];
-                    self.count_duplicate(self.core(id.key())?.queue);
+                    let queue = self.state.queue_named(&job.queue);
+                    self.count_duplicate(queue.expect("the earlier job has made it"));
                     done.duplicates.push(index);
-                    id
+                    done.ids[earlier]
                 }
             };
             done.ids.push(id);
@@ -102,15 +103,16 @@ impl Engine {
 
     fn holder(&self, queue: Option<QueueId>, unique: &Unique) -> Result<Option<Plan>, Failure> {
         let Some(queue) = queue else { return Ok(None) };
-        Ok(self.key_holder(queue, &unique.key)?.map(|key| Plan::Existing(queue, key)))
+        Ok(self.key_holder(queue, &unique.key)?.map(|id| Plan::Existing(queue, id)))
     }
 
-    /// The key of the job that holds a unique key.
-    pub(super) fn key_holder(&self, queue: QueueId, key: &str) -> rusqlite::Result<Option<i64>> {
+    /// The job that holds a unique key.
+    pub(super) fn key_holder(&self, queue: QueueId, key: &str) -> rusqlite::Result<Option<JobId>> {
         let mut select = self.connection.prepare_cached(
-            "SELECT id FROM jobs WHERE queue = ? AND unique_key = ? AND key_held = 1",
+            "SELECT id, tail FROM jobs WHERE queue = ? AND unique_key = ? AND key_held = 1",
         )?;
-        select.query_row((queue.0, key), |row| row.get(0)).optional()
+        let id = |row: &Row<'_>| Ok(JobId::new(row.get(0)?, row.get::<_, i64>(1)? as u64));
+        select.query_row((queue.0, key), id).optional()
     }
 
     fn check_new_queue(&self, queue: &str, new: usize) -> Result<(), StoreError> {

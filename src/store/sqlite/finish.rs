@@ -9,7 +9,7 @@ use crate::backoff;
 use crate::clock::Timestamp;
 use crate::job::{self, AttemptResult, Change, Event, Outcome, State};
 use crate::store::writer::Failure;
-use crate::store::{Finish, Lease, LeaseAnswer, Renewal, UniqueUntil};
+use crate::store::{Finish, JobId, Lease, LeaseAnswer, Renewal, UniqueUntil};
 use crate::tally::{QueueCounts, Totals};
 
 impl Engine {
@@ -18,11 +18,15 @@ impl Engine {
         &mut self,
         finishes: &[Finish],
     ) -> Result<Vec<LeaseAnswer>, Failure> {
-        finishes.iter().map(|finish| self.finish_one(finish)).collect()
+        let answers = finishes.iter().map(|finish| {
+            let answer = self.finish_one(finish);
+            self.lost_if_damaged(finish.lease.job, answer)
+        });
+        answers.collect()
     }
 
     fn finish_one(&mut self, finish: &Finish) -> Result<LeaseAnswer, Failure> {
-        let found = Core::find(&self.connection, finish.lease.job)?;
+        let found = self.find(finish.lease.job)?;
         let Some(core) = holder_of(found.as_ref(), &finish.lease) else {
             return self.lease_lost(found.as_ref());
         };
@@ -50,7 +54,11 @@ impl Engine {
         &mut self,
         renewal: &Renewal,
     ) -> Result<Vec<LeaseAnswer>, Failure> {
-        renewal.leases.iter().map(|lease| self.renew_one(lease, renewal.duration)).collect()
+        let answers = renewal.leases.iter().map(|lease| {
+            let answer = self.renew_one(lease, renewal.duration);
+            self.lost_if_damaged(lease.job, answer)
+        });
+        answers.collect()
     }
 
     fn renew_one(
@@ -58,7 +66,7 @@ impl Engine {
         lease: &Lease,
         duration: Option<Duration>,
     ) -> Result<LeaseAnswer, Failure> {
-        let found = Core::find(&self.connection, lease.job)?;
+        let found = self.find(lease.job)?;
         let Some(core) = holder_of(found.as_ref(), lease) else {
             return self.lease_lost(found.as_ref());
         };
@@ -71,6 +79,26 @@ impl Engine {
             return Ok(LeaseAnswer::Cancelled);
         }
         self.lease_lost(Some(core))
+    }
+
+    /// The part of a job that decisions need; none if only the key is right.
+    pub(super) fn find(&self, id: JobId) -> Result<Option<Core>, Failure> {
+        Core::find(&self.connection, id).map_err(|error| self.failure(id.key(), error))
+    }
+
+    /// A lease on a damaged row is lost, and those beside it in the same call are not.
+    fn lost_if_damaged(
+        &mut self,
+        id: JobId,
+        answer: Result<LeaseAnswer, Failure>,
+    ) -> Result<LeaseAnswer, Failure> {
+        match answer {
+            Err(Failure::Refused(error)) => {
+                self.report_damage(id.key(), &error);
+                self.lease_lost(None)
+            }
+            answer => answer,
+        }
     }
 
     fn lease_lost(&mut self, core: Option<&Core>) -> Result<LeaseAnswer, Failure> {

@@ -211,7 +211,10 @@ pub(super) fn damaged(key: i64, error: &rusqlite::Error) -> Option<StoreError> {
     use rusqlite::Error as E;
     let is_damage = matches!(
         error,
-        E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) | E::InvalidColumnType(..)
+        E::FromSqlConversionFailure(..)
+            | E::IntegralValueOutOfRange(..)
+            | E::InvalidColumnType(..)
+            | E::QueryReturnedNoRows // its queue is gone
     );
     is_damage.then(|| StoreError::Damaged { key, why: error.to_string() })
 }

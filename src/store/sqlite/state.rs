@@ -8,6 +8,7 @@ use rusqlite::{Connection, params_from_iter};
 use tokio_util::sync::CancellationToken;
 
 use super::rows::Core;
+use super::sweep::PassedOver;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::job::{Change, State as JobState};
@@ -37,6 +38,7 @@ pub(super) struct QueueState {
     heads: [Option<i64>; PRIORITIES],
     /// No completed, cancelled or dead job is past its retention before.
     pub(super) prune_at: Timestamp,
+    pub(super) passed_over: PassedOver,
 }
 
 impl QueueState {
@@ -167,6 +169,7 @@ impl State {
             counts: QueueCounts::default(),
             heads: [None; PRIORITIES],
             prune_at: Timestamp::MAX,
+            passed_over: PassedOver::default(),
         };
         self.queues.insert(id, queue);
         self.touch(id);
@@ -502,6 +505,7 @@ fn load_queues(connection: &Connection) -> rusqlite::Result<Vec<(QueueId, QueueS
             counts,
             heads: [None; PRIORITIES],
             prune_at: Timestamp(0),
+            passed_over: PassedOver::default(),
         };
         Ok((QueueId(row.get(0)?), queue))
     })?;

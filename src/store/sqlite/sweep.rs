@@ -1,11 +1,11 @@
 //! The sweeper's work in bounded steps: promote, expire, prune; and the recount.
 //!
-//! Promotion and expiry walk an index behind a cursor, so that rows which cannot be handled are
+//! Each of the three walks an index behind a cursor, so that rows which cannot be handled are
 //! passed over once in a tick and hold up none behind them.
 
 use std::time::Duration;
 
-use rusqlite::params_from_iter;
+use rusqlite::{Row, params_from_iter};
 use tracing::warn;
 
 use super::Engine;
@@ -23,13 +23,39 @@ const STEP: usize = 200;
 /// The most jobs that one step of the recount looks at, less than a millisecond's work.
 const RECOUNT_STEP: usize = 1_000;
 
+/// A time, or a tick, and a key: where a walk is.
 type Place = (i64, i64);
+
+/// The last rows of a queue that this tick could not prune.
+#[derive(Default)]
+pub(super) struct PassedOver {
+    ended: Option<Place>,
+    dead: Option<Place>,
+}
+
+/// How long and how many ended jobs of one sort are kept, and where to look for them.
+struct Retention {
+    select: &'static str,
+    keep: Duration,
+    /// So many more are stored than may be.
+    excess: i64,
+    behind: Option<Place>,
+}
+
+/// What pruning one sort of jobs came to.
+struct PrunedPart {
+    handled: usize,
+    /// When the first job that stays has to go.
+    next: Option<Timestamp>,
+    behind: Option<Place>,
+}
 
 impl Engine {
     /// One bounded step of a tick.
     pub(in crate::store) fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, Failure> {
         if sweep.is_first_step() {
             self.tidy_file()?;
+            self.state.queues.values_mut().for_each(|queue| queue.passed_over = <_>::default());
         }
         let mut swept = Swept::default();
         let due_after = self.promote_due(sweep.due_after, &mut swept)?;
@@ -40,6 +66,7 @@ impl Engine {
             swept.next = Some(Sweep {
                 due_after: due_after.or(sweep.due_after),
                 leases_after: leases_after.or(sweep.leases_after),
+                under_way: true,
             });
         } else {
             self.look_ahead()?;
@@ -122,83 +149,88 @@ impl Engine {
             .filter(|(_, queue)| queue.prune_at <= now)
             .map(|(id, _)| *id)
             .collect();
+        let mut left = STEP;
         for id in due {
-            let left = STEP.saturating_sub(swept.pruned);
-            if left == 0 || !self.prune_queue(id, now, left, swept)? {
+            left -= self.prune_queue(id, now, left, swept)?;
+            if left == 0 {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Prunes one queue; answers whether it is done and knows when it has to be looked at again.
+    /// Prunes one queue; answers how many rows it has handled, which is the limit if there may be
+    /// more, and else notes when the queue has to be looked at again.
     fn prune_queue(
         &mut self,
         id: QueueId,
         now: Timestamp,
         limit: usize,
         swept: &mut Swept,
-    ) -> Result<bool, Failure> {
+    ) -> Result<usize, Failure> {
         let queue = self.state.queue(id)?;
-        let stored = |state| queue.counts.stored(state);
-        let ended = stored(State::Completed) + stored(State::Cancelled);
-        let dead = stored(State::Dead);
         let policy = self.config.policy(&queue.name);
-        let (keep_completed, keep_dead) = (policy.keep_completed, policy.keep_dead);
-        let excess = ended - i64::try_from(policy.max_completed).unwrap_or(i64::MAX);
-        let max_dead = policy.max_dead.unwrap_or(u64::MAX);
-        let excess_dead = dead - i64::try_from(max_dead).unwrap_or(i64::MAX);
-        let before = swept.pruned;
-        let next_ended = self.prune_part(
-            "SELECT ended_at, id FROM jobs WHERE queue = ? AND state IN ('completed', 'cancelled') \
-             ORDER BY ended_at, id LIMIT ?",
-            (id, limit + 1),
-            (excess, now.before(keep_completed)),
-            swept,
-        )?;
-        let left = limit - (swept.pruned - before);
-        let next_dead = self.prune_part(
-            "SELECT ended_at, id FROM jobs WHERE queue = ? AND state = 'dead' \
-             ORDER BY ended_at, id LIMIT ?",
-            (id, left + 1),
-            (excess_dead, now.before(keep_dead)),
-            swept,
-        )?;
-        let next_ended = next_ended.map(|at| at.after(keep_completed));
-        let next_dead = next_dead.map(|at| at.after(keep_dead));
-        let next = [next_ended, next_dead].into_iter().flatten().min().unwrap_or(Timestamp::MAX);
-        let is_done = swept.pruned - before < limit;
+        let over = |stored: i64, most| stored - i64::try_from(most).unwrap_or(i64::MAX);
+        let stored = |state| queue.counts.stored(state);
+        let ended = Retention {
+            select: "SELECT ended_at, id FROM jobs WHERE queue = ? \
+                     AND state IN ('completed', 'cancelled') AND (ended_at, id) > (?, ?) \
+                     ORDER BY ended_at, id LIMIT ?",
+            keep: policy.keep_completed,
+            excess: over(stored(State::Completed) + stored(State::Cancelled), policy.max_completed),
+            behind: queue.passed_over.ended,
+        };
+        let dead = Retention {
+            select: "SELECT ended_at, id FROM jobs WHERE queue = ? AND state = 'dead' \
+                     AND (ended_at, id) > (?, ?) ORDER BY ended_at, id LIMIT ?",
+            keep: policy.keep_dead,
+            excess: over(stored(State::Dead), policy.max_dead.unwrap_or(u64::MAX)),
+            behind: queue.passed_over.dead,
+        };
+        let ended = self.prune_part(id, ended, (now, limit), swept)?;
+        let dead = self.prune_part(id, dead, (now, limit - ended.handled), swept)?;
+        let handled = ended.handled + dead.handled;
+        let next = [ended.next, dead.next].into_iter().flatten().min();
         if let Some(queue) = self.state.queues.get_mut(&id) {
-            // What is left because it cannot be removed is tried again at the next tick.
-            queue.prune_at = if is_done { next.max(Timestamp(now.0 + 1)) } else { now };
+            queue.passed_over = PassedOver { ended: ended.behind, dead: dead.behind };
+            let next = next.unwrap_or(Timestamp::MAX).max(Timestamp(now.0 + 1));
+            queue.prune_at = if handled < limit { next } else { now };
         }
-        Ok(is_done)
+        Ok(handled)
     }
 
-    /// Removes the oldest jobs of one sort that are too many or too old, at most one less than the
-    /// limit; answers with when the first that stays was ended.
+    /// Removes the oldest jobs of one sort that are too many or too old.
     fn prune_part(
         &mut self,
-        select: &'static str,
-        (queue, limit): (QueueId, usize),
-        (mut excess, cutoff): (i64, Timestamp),
+        queue: QueueId,
+        retention: Retention,
+        (now, limit): (Timestamp, usize),
         swept: &mut Swept,
-    ) -> Result<Option<Timestamp>, Failure> {
+    ) -> Result<PrunedPart, Failure> {
+        let Retention { select, keep, mut excess, behind } = retention;
+        let (at, key) = behind.unwrap_or((i64::MIN, i64::MIN));
         let mut select = self.connection.prepare_cached(select)?;
-        let rows =
-            select.query_map((queue.0, limit as i64), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows = select.query_map((queue.0, at, key, limit as i64 + 1), read_place)?;
         let places: Vec<Place> = rows.collect::<Result<_, _>>()?;
         drop(select);
-        for (index, (ended_at, key)) in places.into_iter().enumerate() {
-            let is_over = excess > 0 || ended_at <= cutoff.0;
-            if !is_over || index + 1 == limit {
-                return Ok(Some(Timestamp(ended_at)));
+        let mut part = PrunedPart { handled: 0, next: None, behind };
+        for place in places {
+            let (ended_at, key) = place;
+            let is_over = excess > 0 || ended_at <= now.before(keep).0;
+            if !is_over || part.handled == limit {
+                part.next = Some(Timestamp(ended_at).after(keep));
+                break;
             }
             let removed = self.prune_one(key);
-            swept.pruned += self.handled(key, removed, swept)?;
-            excess -= 1;
+            let removed = self.handled(key, removed, swept)?;
+            if removed == 0 {
+                part.behind = Some(place);
+            }
+            swept.pruned += removed;
+            excess -= removed as i64;
+            part.handled += 1;
         }
-        Ok(None)
+        Ok(part)
     }
 
     fn prune_one(&mut self, key: i64) -> Result<bool, Failure> {
@@ -243,8 +275,7 @@ impl Engine {
         match handled {
             Ok(changed) => Ok(usize::from(changed)),
             Err(Failure::Refused(error)) => {
-                warn!(event = "row_passed_over", key, %error, "the sweeper cannot handle a row");
-                self.metrics.store_error();
+                self.report_damage(key, &error);
                 swept.passed_over += 1;
                 Ok(0)
             }
@@ -261,7 +292,7 @@ impl Engine {
         let (at, key) = after.unwrap_or((i64::MIN, i64::MIN));
         let mut select = self.connection.prepare_cached(select)?;
         let parameters = params_from_iter([until, at, key, STEP as i64]);
-        let rows = select.query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows = select.query_map(parameters, read_place)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -308,6 +339,10 @@ impl Engine {
         self.metrics.set_tally_mismatch(mismatch);
         Ok(Recounted::Done(mismatch))
     }
+}
+
+fn read_place(row: &Row<'_>) -> rusqlite::Result<Place> {
+    Ok((row.get(0)?, row.get(1)?))
 }
 
 /// Where a full page ended; none if the page shows that nothing is left.

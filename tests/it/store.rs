@@ -1,0 +1,3 @@
+//! What the store promises, one test for each promise.
+
+mod damage;
