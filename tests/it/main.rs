@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod bad_input;
 mod bed;
+mod call;
 mod config;
 mod exec;
 mod fixture;
 mod life;
 mod model;
 mod readme;
+mod refusals;
 mod serve;
 mod tidy;
