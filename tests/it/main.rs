@@ -9,6 +9,7 @@ mod config;
 mod exec;
 mod fixture;
 mod life;
+mod limits;
 mod model;
 mod readme;
 mod refusals;

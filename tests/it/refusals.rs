@@ -100,6 +100,15 @@ impl Row {
         self
     }
 
+    /// Whether it is this request.
+    pub fn is(&self, method: &str, path: &str) -> bool {
+        self.method == method && self.path == path
+    }
+
+    pub async fn must_be_refused(&self, daemon: &Daemon) {
+        assert_eq!(self.complaint(daemon).await, None);
+    }
+
     fn case(&self) -> (u16, Option<&'static str>) {
         let case = CASES.iter().find(|(code, ..)| *code == self.code);
         let (_, status, reason) = case.unwrap_or_else(|| panic!("{} is no case", self.code));
