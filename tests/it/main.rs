@@ -8,6 +8,7 @@ mod call;
 mod config;
 mod exec;
 mod fixture;
+mod http;
 mod life;
 mod limits;
 mod model;
