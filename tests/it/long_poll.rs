@@ -114,6 +114,18 @@ async fn a_create_wakes_the_one_who_waits_longest() {
 }
 
 #[tokio::test]
+async fn a_job_created_while_the_wait_begins_is_not_missed() {
+    let callers = Callers::open("");
+    for _ in 0..scaled(200) {
+        let (leased, id) = tokio::join!(
+            callers.post("/v1/leases", ask(&["default"])),
+            callers.create(json!({"kind": "k"}))
+        );
+        assert_eq!(leased["jobs"][0]["id"], id);
+    }
+}
+
+#[tokio::test]
 async fn a_batch_wakes_several_and_each_job_goes_to_one() {
     let callers = Callers::open("");
     let mut waiting = Vec::new();
