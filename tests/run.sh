@@ -16,7 +16,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly python_packages=(prometheus-client==0.26.0)
+readonly python_packages=(openapi-spec-validator==0.9.0 prometheus-client==0.26.0)
 readonly attempts=4 # of whatever asks the network
 
 mkdir -p "${CARGO_TARGET_DIR:=target}"
@@ -160,7 +160,7 @@ install_python_packages() {
         printf '%s\n' "${python_packages[*]}" >"$stamp"
     fi
     export TALLYD_PYTHON=$venv/bin/python
-    "$TALLYD_PYTHON" -c 'import prometheus_client, sys; print("python", sys.version.split()[0])'
+    "$TALLYD_PYTHON" -c 'import openapi_spec_validator, prometheus_client, sys; print("python", sys.version.split()[0])'
 }
 
 install_tools() {

@@ -122,7 +122,7 @@ pub(super) struct RenewRequest {
     /// The tokens.
     #[schemars(length(max = 10_000))]
     leases: Vec<String>,
-    /// How long they shall last from now, 1s to 1h; as at their claim if absent.
+    /// How long they shall last from now, 1s to 1h; as long as the last time if absent.
     #[schemars(regex(pattern = DURATION_PATTERN))]
     duration: Option<String>,
 }

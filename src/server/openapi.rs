@@ -25,6 +25,7 @@ const WITH_BODY: &[Code] = &[
     Code::BodyTooLarge,
     Code::UnsupportedMediaType,
     Code::UnsupportedEncoding,
+    Code::ServerBusy,
 ];
 
 /// What the description says first.

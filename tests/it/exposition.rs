@@ -1,0 +1,303 @@
+//! What Prometheus reads: every family, in a form that others can read, equal to `/v1/stats`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::call::{call, send};
+use crate::fixture::{Daemon, PATIENCE, Scrape};
+use crate::tools::{promtool, python, said};
+
+/// A daemon in which everything has happened that has a metric.
+async fn used() -> Daemon {
+    let config = "[defaults]\nmax_completed = 0\nbackoff = { initial = \"1h\" }\n\
+                  [queues.small]\nmax_depth = 1\n[queues.local]\n\
+                  exec = { command = [\"/bin/grep\", \"-q\", \"good\"] }\n";
+    let daemon = Daemon::start(config);
+    let lease = async |queue: &str, more: Value| {
+        let mut ask = json!({"queues": [queue], "wait": "60s"});
+        ask.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        daemon.post("/v1/leases", ask).await.1["jobs"][0].clone()
+    };
+    let create = async |job: Value| send(&daemon, "POST", "/v1/jobs", job).await.json;
+    let finish = async |finish: Value| {
+        let answer = daemon.post("/v1/leases/finish", json!([finish])).await.1;
+        answer["results"][0].as_str().unwrap().to_owned()
+    };
+    for outcome in ["completed", "failed", "released"] {
+        create(json!({"kind": outcome, "queue": "other", "unique_key": outcome})).await;
+        let lease = lease("other", json!({})).await["lease"].clone();
+        assert_eq!(finish(json!({"lease": lease, "outcome": outcome})).await, "ok");
+    }
+    let again = json!({"kind": "failed", "queue": "other", "unique_key": "failed"});
+    assert_eq!(create(again).await["duplicate"], true);
+    let dead = create(json!({"kind": "k"})).await;
+    for verb in ["POST /requeue", "DELETE "] {
+        let lease = lease("default", json!({})).await["lease"].clone();
+        let failed = json!({"lease": lease, "outcome": "failed", "permanent": true});
+        assert_eq!(finish(failed.clone()).await, "ok");
+        let (method, verb) = verb.split_once(' ').unwrap();
+        let path = format!("/v1/jobs/{}{verb}", dead["id"].as_str().unwrap());
+        assert!(send(&daemon, method, &path, Value::Null).await.status < 300);
+        assert_eq!(finish(json!({"lease": lease, "outcome": "completed"})).await, "lease_lost");
+    }
+    assert_eq!(finish(json!({"lease": "invented", "outcome": "completed"})).await, "lease_lost");
+    create(json!({"kind": "k", "delay": "10ms"})).await;
+    lease("default", json!({"duration": "1s"})).await;
+    let expired = lease("default", json!({})).await;
+    let path = format!("/v1/jobs/{}/cancel", expired["id"].as_str().unwrap());
+    assert_eq!(send(&daemon, "POST", &path, Value::Null).await.json["state"], "cancelled");
+    create(json!({"kind": "k", "timeout": "10ms", "max_attempts": 1})).await;
+    let timed_out = lease("default", json!({})).await;
+    daemon.job_when(timed_out["id"].as_str().unwrap(), |job| job["state"] == "dead").await;
+    for payload in ["good", "bad"] {
+        let job = create(json!({"kind": "k", "queue": "local", "payload": payload})).await;
+        let id = job["id"].as_str().unwrap();
+        if payload == "bad" {
+            daemon.job_when(id, |job| job["state"] == "retrying").await;
+        }
+    }
+    create(json!({"kind": "scheduled", "queue": "other", "delay": "1h"})).await;
+    create(json!({"kind": "k", "queue": "small"})).await;
+    assert_eq!(
+        send(&daemon, "POST", "/v1/jobs", json!({"kind": "k", "queue": "small"})).await.status,
+        429
+    );
+    create(json!({"kind": "running"})).await;
+    lease("default", json!({})).await;
+    daemon.post("/v1/queues/other/pause", Value::Null).await;
+    settled(&daemon).await;
+    daemon
+}
+
+/// Returns when the daemon has nothing left to do that changes a count: both completed jobs and
+/// the cancelled one are pruned.
+async fn settled(daemon: &Daemon) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let (_, stats) = daemon.get("/v1/stats").await;
+        if stats["jobs_completed"] == 2 && stats["sweeper"]["pruned"] == 3 {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "it stays so: {stats}");
+    }
+}
+
+/// The catalogue as `tallyd metrics --json` prints it.
+fn catalogue() -> Vec<Value> {
+    let output = Command::new(env!("CARGO_BIN_EXE_tallyd")).args(["metrics", "--json"]).output();
+    serde_json::from_slice(&output.expect("it runs").stdout).expect("JSON")
+}
+
+#[tokio::test]
+async fn the_catalogue_lists_exactly_what_a_used_daemon_exports() {
+    let scrape = used().await.scrape().await;
+    let types = scrape.text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let types: Vec<(&str, &str)> = types.map(|line| line.split_once(' ').unwrap()).collect();
+    let catalogue = catalogue();
+    let text = |metric: &Value, key: &str| metric[key].as_str().unwrap_or_default().to_owned();
+    let listed: Vec<_> = catalogue.iter().map(|m| (text(m, "name"), text(m, "type"))).collect();
+    assert_eq!(types, listed.iter().map(|(n, t)| (&**n, &**t)).collect::<Vec<_>>());
+
+    let mut labels = BTreeMap::<String, BTreeSet<String>>::new();
+    for (sample, _) in scrape.starting("") {
+        let name = family(sample, &listed);
+        labels.entry(name).or_default().extend(label_names(sample));
+    }
+    for metric in &catalogue {
+        let names = metric["labels"].as_array().unwrap();
+        let mut names: BTreeSet<_> = names.iter().map(|l| l.as_str().unwrap().to_owned()).collect();
+        if metric["type"] == "histogram" {
+            names.insert("le".to_owned());
+        }
+        assert_eq!(labels[metric["name"].as_str().unwrap()], names, "{metric}");
+    }
+}
+
+/// The family of a sample: its name, without the end that histograms add.
+fn family(sample: &str, listed: &[(String, String)]) -> String {
+    let name = sample.split('{').next().unwrap();
+    let ends = ["_bucket", "_sum", "_count"];
+    let base = ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+    let is_histogram = listed.iter().any(|(n, t)| n == base && t == "histogram");
+    if is_histogram { base.to_owned() } else { name.to_owned() }
+}
+
+fn label_names(sample: &str) -> Vec<String> {
+    let Some((_, labels)) = sample.trim_end_matches('}').split_once('{') else { return Vec::new() };
+    // No value here has a quote or an equals sign in it.
+    labels.split("\",").map(|label| label.split('=').next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn promtool_has_nothing_to_complain_about() {
+    let scrape = used().await.scrape().await;
+    let checked = promtool(&["check", "metrics"], &scrape.text);
+    assert_eq!((checked.status.code(), said(&checked)), (Some(0), String::new()));
+}
+
+#[tokio::test]
+async fn the_python_client_reads_every_sample() {
+    let scrape = used().await.scrape().await;
+    let read = python("exposition.py", &[], &scrape.text);
+    assert!(read.status.success(), "{}", said(&read));
+    let mut samples = BTreeMap::new();
+    for line in String::from_utf8(read.stdout).unwrap().lines() {
+        let sample: (String, String, serde_json::Map<String, Value>, String) =
+            serde_json::from_str(line).unwrap();
+        let (kind, name, labels, value) = sample;
+        assert!(["counter", "gauge", "histogram"].contains(&&*kind), "{name} is of type {kind}");
+        let mut labels: Vec<_> =
+            labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        labels.sort();
+        let name = if labels.is_empty() { name } else { format!("{name}{{{}}}", labels.join(",")) };
+        samples.insert(name, value.parse::<f64>().unwrap());
+    }
+    let own: BTreeMap<_, _> =
+        scrape.starting("").map(|(name, value)| (with_sorted_labels(name), value)).collect();
+    let differ = |(name, value): &(&String, &f64)| own.get(*name) != Some(*value);
+    let different: Vec<_> = samples.iter().filter(differ).collect();
+    assert_eq!(different, []);
+    assert_eq!(samples.len(), own.len());
+    assert_eq!(own.len(), scrape.starting("").count());
+}
+
+fn with_sorted_labels(sample: &str) -> String {
+    let Some((name, labels)) = sample.split_once('{') else { return sample.to_owned() };
+    let labels = labels.trim_end_matches("\"}");
+    let mut labels: Vec<_> = labels.split("\",").map(|label| format!("{label}\"")).collect();
+    labels.sort();
+    format!("{name}{{{}}}", labels.join(","))
+}
+
+/// The fields of the statistics, each with the samples that it sums.
+const FIELDS: [(&str, &[&str]); 14] = [
+    ("jobs_created", &["tallyd_jobs_created_total"]),
+    ("jobs_completed", &["tallyd_jobs_completed_total"]),
+    ("jobs_cancelled", &["tallyd_jobs_cancelled_total"]),
+    ("jobs_discarded", &["tallyd_jobs_discarded_total"]),
+    ("jobs_retried", &["tallyd_jobs_retried_total"]),
+    ("jobs_died", &["tallyd_jobs_died_total"]),
+    ("jobs_requeued", &["tallyd_jobs_requeued_total"]),
+    ("jobs_scheduled", &["tallyd_jobs state=scheduled"]),
+    ("jobs_ready", &["tallyd_jobs state=ready"]),
+    ("jobs_retrying", &["tallyd_jobs state=retrying"]),
+    ("jobs_in_progress", &["tallyd_jobs state=running"]),
+    ("jobs_dead", &["tallyd_jobs state=dead"]),
+    ("attempts_started", &["tallyd_attempts_started_total"]),
+    (
+        "jobs_failed",
+        &[
+            "tallyd_attempts_ended_total result=failed",
+            "tallyd_attempts_ended_total result=timed_out",
+            "tallyd_attempts_ended_total result=lease_expired",
+        ],
+    ),
+];
+
+/// The sum over all kinds of a queue, or over all queues.
+fn sum(scrape: &Scrape, queue: Option<&str>, samples: &[&str]) -> f64 {
+    let of = |sample: &str| {
+        let (name, last) = sample.split_once(' ').unwrap_or((sample, ""));
+        let start =
+            format!("{name}{{{}", queue.map_or(String::new(), |q| format!("queue=\"{q}\",")));
+        let last = last.replace('=', "=\"");
+        let all = scrape.starting(&start).filter(|(name, _)| name.contains(&last));
+        all.map(|(_, value)| value).sum::<f64>()
+    };
+    samples.iter().map(|sample| of(sample)).sum()
+}
+
+#[tokio::test]
+async fn the_statistics_equal_the_metrics() {
+    let daemon = used().await;
+    let (_, stats) = daemon.get("/v1/stats").await;
+    let scrape = daemon.scrape().await;
+    assert_eq!(scrape.broken_identities(), Vec::<String>::new());
+    let queues: Vec<_> = stats["queues"].as_object().unwrap().keys().map(|q| &**q).collect();
+    assert_eq!(queues, ["__other__", "default", "local", "other", "small"]);
+    let all = [None].into_iter().chain(queues.into_iter().map(Some));
+    for queue in all {
+        let counts = queue.map_or(&stats, |queue| &stats["queues"][queue]);
+        for (field, samples) in FIELDS {
+            let told = counts[field].as_f64().unwrap();
+            assert_eq!(told, sum(&scrape, queue, samples), "{field} of {queue:?}");
+        }
+        for result in ["completed", "failed", "timed_out", "lease_expired", "released", "cancelled"]
+        {
+            let sample = format!("tallyd_attempts_ended_total result={result}");
+            let told = counts["attempts_ended"][result].as_f64().unwrap();
+            assert_eq!(told, sum(&scrape, queue, &[&sample]), "{result} of {queue:?}");
+        }
+        for (field, name) in
+            [("leases_lost", "tallyd_leases_lost_total"), ("duplicates", "tallyd_duplicates_total")]
+        {
+            let all = || scrape.starting(name).map(|(_, value)| value).sum();
+            let one = |queue| scrape.value(&format!("{name}{{queue=\"{queue}\"}}"));
+            assert_eq!(counts[field].as_f64(), Some(queue.map_or_else(all, one)), "{field}");
+        }
+    }
+    for action in ["promoted", "expired", "pruned"] {
+        let sample = format!("tallyd_sweeper_jobs_total{{action=\"{action}\"}}");
+        assert_eq!(stats["sweeper"][action].as_f64(), Some(scrape.value(&sample)), "{action}");
+    }
+    for (field, _) in FIELDS {
+        assert!(stats[field].as_f64() > Some(0.0), "{field} was not used: {stats}");
+    }
+}
+
+#[tokio::test]
+async fn pages_answer_get_and_head() {
+    let daemon = Daemon::start("");
+    for (path, media) in [
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
+        ("/-/healthy", "text/plain; charset=utf-8"),
+        ("/-/ready", "text/plain; charset=utf-8"),
+        ("/", "text/html; charset=utf-8"),
+        ("/openapi.json", "application/json"),
+        ("/v1/stats", "application/json"),
+    ] {
+        let whole = call(&daemon, "GET", path, &[], "").await;
+        assert_eq!((whole.status, whole.header("content-type")), (200, Some(media)), "{path}");
+        let head = call(&daemon, "HEAD", path, &[], "").await;
+        assert_eq!((head.status, head.header("content-type")), (200, Some(media)), "{path}");
+        assert!(head.text.is_empty() && !whole.text.is_empty(), "{path}");
+        if path != "/metrics" {
+            let length = head.header("content-length").expect("a length");
+            assert_eq!(length, whole.text.len().to_string(), "{path}");
+        }
+    }
+    assert_eq!(call(&daemon, "GET", "/-/healthy", &[], "").await.text, "healthy\n");
+    assert_eq!(call(&daemon, "GET", "/-/ready", &[], "").await.text, "ready\n");
+    let landing = call(&daemon, "GET", "/", &[], "").await;
+    let policy = landing.header("content-security-policy").expect("a policy");
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+    let requests = r#"tallyd_http_requests_total{code="200",method="HEAD",route="/metrics"}"#;
+    assert_eq!(daemon.scrape().await.value(requests), 1.0);
+}
+
+#[tokio::test]
+async fn with_metrics_listen_the_exposition_is_only_there() {
+    let mut daemon = Daemon::start("metrics_listen = \"127.0.0.1:0\"");
+    assert_eq!(daemon.get("/metrics").await.0, 404);
+    assert_eq!(daemon.get("/v1/stats").await.0, 200);
+    let log = daemon.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut addresses = lines.filter(|line| line["message"] == "serving metrics");
+    let address = addresses.next().expect("it says where")["address"].as_str().unwrap().to_owned();
+    let get = async |path: &str| {
+        let response = daemon.client.get(format!("http://{address}{path}")).send().await;
+        let response = response.expect("it answers");
+        (response.status().as_u16(), response.text().await.expect("the answer is whole"))
+    };
+    for (path, status) in
+        [("/-/healthy", 200), ("/-/ready", 200), ("/v1/stats", 404), ("/v1/jobs", 404), ("/", 404)]
+    {
+        assert_eq!(get(path).await.0, status, "{path}");
+    }
+    let (status, text) = get("/metrics").await;
+    assert_eq!(status, 200);
+    let sample = r#"tallyd_http_requests_total{code="200",method="GET",route="/v1/stats"}"#;
+    assert_eq!(Scrape::parse(&text).value(sample), 1.0, "one set of metrics for both");
+}
