@@ -3,8 +3,17 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod config;
+mod crash;
+mod drain;
 mod exec;
+mod faults;
+mod first_start;
 mod fixture;
+mod oracle;
+mod processes;
 mod readme;
+mod running;
+mod scrape;
 mod serve;
 mod tidy;
+mod tracing;
