@@ -141,6 +141,8 @@ impl Daemon {
         }
         let failed = self.store.clone();
         tokio::select! {
+            // The drain's own close of the store must not pass for its failure.
+            biased;
             drained = self.drain() => drained.and(exit),
             reason = failed.failed() => Err(DaemonError::StoreFailed(reason)),
         }

@@ -1,28 +1,20 @@
 //! The exec runner, with real commands.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, set_child_subreaper,
-    waitid,
-};
+use rustix::process::{Signal, WaitId, WaitIdOptions, set_child_subreaper, waitid};
 use tallyd::config::ExecConfig;
 use tallyd::worker::exec::{Ended, GRACE, Invocation, Spawner, end_leftovers, run};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::unix::pipe;
 use tokio::runtime::{Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything here takes: a test that gets there has failed.
-const NEVER: Duration = Duration::from_secs(60);
+use crate::processes::{Line, NEVER, Process};
 
 fn command(words: &[&str]) -> Invocation {
     let command = words.iter().map(ToString::to_string).collect();
@@ -65,64 +57,6 @@ fn completed(result: &str) -> Ended {
 
 fn failed(error: &str) -> Ended {
     Ended::Failed { permanent: false, error: error.into() }
-}
-
-/// A named pipe on which a process tells the test how far it is.
-struct Line {
-    path: PathBuf,
-    lines: BufReader<pipe::Receiver>,
-}
-
-impl Line {
-    fn new(dir: &Path, name: &str) -> Self {
-        let path = dir.join(name);
-        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        // Open for writing too, so that a process which closes it ends nothing.
-        let pipe = pipe::OpenOptions::new().read_write(true).open_receiver(&path).unwrap();
-        Self { path, lines: BufReader::new(pipe) }
-    }
-
-    async fn hear(&mut self) -> String {
-        let mut line = String::new();
-        let heard = tokio::time::timeout(NEVER, self.lines.read_line(&mut line)).await;
-        heard.expect("the process speaks").unwrap();
-        line.trim_end().to_owned()
-    }
-
-    async fn hear_process(&mut self) -> Process {
-        Process::named(&self.hear().await)
-    }
-}
-
-/// A process of a test, which does not outlive it.
-struct Process(Pid);
-
-impl Process {
-    fn named(id: &str) -> Self {
-        Self(Pid::from_raw(id.parse().unwrap()).unwrap())
-    }
-
-    fn lives(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
-    }
-
-    async fn ended(&self) {
-        let Ok(process) = pidfd_open(self.0, PidfdFlags::empty()) else { return };
-        let ends = tokio::task::spawn_blocking(move || {
-            let patience = Timespec::try_from(NEVER).unwrap();
-            poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&patience)).unwrap()
-        });
-        assert_eq!(ends.await.unwrap(), 1, "process {} lives on", self.0);
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if self.lives() {
-            kill_process(self.0, Signal::KILL).unwrap();
-        }
-    }
 }
 
 #[tokio::test]

@@ -1,13 +1,15 @@
 //! A real tallyd for a test: the built binary on a free port and a temporary directory.
 
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use reqwest::{Client, Method, StatusCode};
+use rustix::process::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -47,7 +49,12 @@ impl Daemon {
 
     /// A directory with this configuration, and no daemon yet.
     pub fn prepare(config: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self::prepare_in(&std::env::temp_dir(), config)
+    }
+
+    /// The same below another directory.
+    pub fn prepare_in(place: &Path, config: &str) -> Self {
+        let directory = tempfile::tempdir_in(place).expect("a temporary directory");
         let daemon = Self { directory, client: Client::new(), wrapper: Vec::new(), running: None };
         daemon.configure(config);
         daemon
@@ -80,21 +87,35 @@ impl Daemon {
 
     /// Starts the daemon and waits until it serves.
     pub fn restart(&mut self) {
+        self.launch();
+        assert!(self.serves(), "it does not start:\n{}", self.log());
+    }
+
+    /// Starts the process and does not wait for anything.
+    pub fn launch(&mut self) {
         assert!(self.running.is_none(), "the last one has not ended");
         let mut child = self.command().stderr(Stdio::piped()).spawn().expect("it starts");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let (sender, log) = mpsc::channel();
+        let kept = File::options().append(true).create(true).open(self.path("tallyd.log"));
+        let mut kept = kept.expect("the log can be kept");
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
+                writeln!(kept, "{line}").expect("the log can be kept");
+                // Nobody reads it once the daemon has ended.
+                drop(sender.send(line));
             }
         });
         self.running = Some(Running { child, url: String::new(), log, seen: Vec::new() });
-        let ready = self.wait_for_log(|line| line["message"] == "tallyd is ready");
+    }
+
+    /// Waits until it serves; false if it ends before.
+    pub fn serves(&mut self) -> bool {
+        let ready = self.log_line(|line| line["message"] == "tallyd is ready");
+        let Some(ready) = ready else { return false };
         let address = ready["address"].as_str().expect("it says where").to_owned();
         self.running_mut().url = format!("http://{address}");
+        true
     }
 
     fn running_mut(&mut self) -> &mut Running {
@@ -103,6 +124,12 @@ impl Daemon {
 
     /// Waits for a log line; fails with all lines seen if it ends or takes too long.
     pub fn wait_for_log(&mut self, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        let line = self.log_line(is_wanted);
+        line.unwrap_or_else(|| panic!("no such log line:\n{}", self.log()))
+    }
+
+    /// Waits for a log line; none if it ends before.
+    pub fn log_line(&mut self, is_wanted: impl Fn(&Value) -> bool) -> Option<Value> {
         let running = self.running_mut();
         loop {
             match running.log.recv_timeout(PATIENCE) {
@@ -110,9 +137,10 @@ impl Daemon {
                     let value: Value = serde_json::from_str(&line).unwrap_or_default();
                     running.seen.push(line);
                     if is_wanted(&value) {
-                        return value;
+                        return Some(value);
                     }
                 }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
                 Err(error) => panic!("no such log line ({error}):\n{}", running.seen.join("\n")),
             }
         }
@@ -130,10 +158,11 @@ impl Daemon {
     }
 
     /// The process to send signals to; a wrapper's child is found below it.
-    pub fn pid(&self) -> rustix::process::Pid {
+    pub fn pid(&self) -> Pid {
         let child = self.running.as_ref().expect("the daemon runs").child.id();
-        let pid = if self.wrapper.is_empty() { child } else { only_child_of(child) };
-        rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process id is not 0")
+        let pid = if self.wrapper.is_empty() { Some(child) } else { only_child_of(child) };
+        let pid = pid.expect("the wrapper has a child").cast_signed();
+        Pid::from_raw(pid).expect("a process id is not 0")
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
@@ -204,23 +233,25 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.directory.disable_cleanup(true);
+            eprintln!("what the test leaves is kept in {}", self.directory.path().display());
+        }
         if let Some(mut running) = self.running.take() {
-            if !self.wrapper.is_empty() {
-                self.running = Some(running);
-                self.signal(rustix::process::Signal::KILL);
-                running = self.running.take().expect("just put back");
+            let wrapped = only_child_of(running.child.id()).filter(|_| !self.wrapper.is_empty());
+            if let Some(pid) = wrapped.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+                // It may have ended by itself; then there is nothing to do.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
-            // It may have ended by itself.
             drop(running.child.kill());
             drop(running.child.wait());
         }
     }
 }
 
-fn only_child_of(pid: u32) -> u32 {
-    let children = format!("/proc/{pid}/task/{pid}/children");
-    let children = std::fs::read_to_string(children).expect("the wrapper runs");
-    children.split_whitespace().next().expect("it has a child").parse().expect("a number")
+fn only_child_of(pid: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
 }
 
 /// Whether a process was ended by this signal.
