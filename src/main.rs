@@ -1,5 +1,6 @@
 //! Parses the command line, runs the command, and turns its result into an exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,7 +10,8 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            // Who has closed standard error still gets the exit code.
+            drop(writeln!(std::io::stderr(), "{failure}"));
             failure.exit_code()
         }
     }

@@ -65,11 +65,13 @@ pub enum Rejected {
     UnknownHost,
     /// A body did not come in time.
     Timeout,
+    /// A web page of another site sent the request.
+    CrossSite,
 }
 
 impl Rejected {
     /// All reasons with their label values.
-    pub const ALL: [(Self, &'static str); 15] = [
+    pub const ALL: [(Self, &'static str); 16] = [
         (Self::PayloadTooLarge, "payload_too_large"),
         (Self::BodyTooLarge, "body_too_large"),
         (Self::InvalidName, "invalid_name"),
@@ -85,6 +87,7 @@ impl Rejected {
         (Self::TooManyConnections, "too_many_connections"),
         (Self::UnknownHost, "unknown_host"),
         (Self::Timeout, "timeout"),
+        (Self::CrossSite, "cross_site"),
     ];
 }
 

@@ -36,6 +36,7 @@ fn text<W: Write + 'static>(
     output: impl Fn() -> W + Send + Sync + 'static,
 ) -> impl Subscriber + Send + Sync {
     tracing_subscriber::fmt()
+        .log_internal_errors(false) // it would tell standard error, and panic if nobody reads that
         .with_max_level(severity(level))
         .with_ansi(is_terminal)
         .fmt_fields(format::debug_fn(write_field).delimited(" "))
@@ -51,6 +52,7 @@ fn json<W: Write + 'static>(
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
+        .log_internal_errors(false)
         .with_max_level(severity(level))
         .with_writer(move || EscapedJson(output()))
         .finish()

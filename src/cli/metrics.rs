@@ -1,5 +1,7 @@
 //! `tallyd metrics`: prints the catalogue of what the daemon exports, from the code.
 
+use std::io::Write;
+
 use serde::Serialize;
 
 use super::Failure;
@@ -43,18 +45,18 @@ impl Catalogue {
     ///
     /// # Errors
     ///
-    /// None; it takes the form of the other commands.
+    /// Standard output cannot be written.
     pub fn run(&self) -> Result<(), Failure> {
         let entries: Vec<Entry> = CATALOGUE.iter().map(Entry::from).collect();
-        if self.json {
+        let text = if self.json {
             let json = serde_json::to_string_pretty(&entries);
-            println!("{}", json.expect("text and lists of text are valid JSON"));
+            json.expect("text and lists of text are valid JSON") + "\n"
         } else if self.markdown {
-            print!("{}", markdown(&entries));
+            markdown(&entries)
         } else {
-            print!("{}", text(&entries));
-        }
-        Ok(())
+            text(&entries)
+        };
+        std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::Other(error.into()))
     }
 }
 

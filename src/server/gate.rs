@@ -1,4 +1,4 @@
-//! What every request passes on its way in and out: host check, panics, headers, counts, a log line.
+//! What every request passes on its way in and out: host and origin checks, panics, headers, counts, a log line.
 
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONNECTION, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, Method, Uri};
 use axum::middleware::Next;
@@ -36,7 +36,8 @@ pub(super) async fn pass(State(api): State<Shared>, request: Request, next: Next
     let allowed = HEALTH
         .contains(&route)
         .then_some(())
-        .map_or_else(|| check_host(request.headers(), request.uri(), &api.config.hosts), Ok);
+        .map_or_else(|| check_host(request.headers(), request.uri(), &api.config.hosts), Ok)
+        .and_then(|()| check_origin(request.method(), request.headers()));
     let mut response = match allowed {
         Ok(()) => caught(route, next.run(request)).await,
         Err(refused) => refused.into_response(),
@@ -119,6 +120,32 @@ fn check_host(headers: &HeaderMap, uri: &Uri, known: &[String]) -> Result<(), Ap
     Ok(())
 }
 
+/// Refuses what a web page of another site sends: a browser sends bodiless requests for any page,
+/// and says where that page is from.
+fn check_origin(method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let values = |name: &str| {
+        let values = headers.get_all(name).into_iter();
+        values.map(|value| value.to_str().unwrap_or_default()).collect::<Vec<_>>()
+    };
+    let hosts = values(HOST.as_str());
+    // `null` has no authority: it is what sandboxed and local pages are called.
+    let is_foreign = |origin: &&str| {
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        !authority.is_some_and(|named| hosts.iter().any(|host| host.eq_ignore_ascii_case(named)))
+    };
+    let by_site = values("sec-fetch-site")
+        .iter()
+        .any(|site| ["cross-site", "same-site"].iter().any(|far| site.eq_ignore_ascii_case(far)));
+    if by_site || values(ORIGIN.as_str()).iter().any(is_foreign) {
+        let message = "web pages of other sites may only read; send it without a browser";
+        return Err(ApiError::new(Code::CrossSite, message));
+    }
+    Ok(())
+}
+
 /// Whether a host, with or without port, is localhost, an address, or one of the known names.
 fn is_known_host(host: &str, known: &[String]) -> bool {
     if let Some(bracketed) = host.strip_prefix('[') {
@@ -197,6 +224,39 @@ mod tests {
         assert_eq!(check(&["localhost", "localhost"], "/"), Err(Code::MissingHost));
         assert_eq!(check(&["localhost"], "http://evil.com/"), Err(Code::Misdirected));
         assert_eq!(check(&["localhost"], "http://localhost:8255/"), Ok(()));
+    }
+
+    #[test]
+    fn pages_of_other_sites_may_only_read() {
+        let check = |method: Method, pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            headers.append(HOST, HeaderValue::from_static("localhost:8255"));
+            for (name, value) in pairs {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            check_origin(&method, &headers).map_err(|error| error.code)
+        };
+        for own in [
+            &[][..],
+            &[("origin", "http://localhost:8255")],
+            &[("origin", "HTTPS://LOCALHOST:8255"), ("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-site", "none")],
+        ] {
+            assert_eq!(check(Method::POST, own), Ok(()), "{own:?}");
+        }
+        for foreign in [
+            &[("origin", "null")][..],
+            &[("origin", "")],
+            &[("origin", "http://localhost")],
+            &[("origin", "http://evil.example")],
+            &[("origin", "http://localhost:8255"), ("origin", "http://evil.example")],
+            &[("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-site", "same-site"), ("origin", "http://localhost:8255")],
+        ] {
+            assert_eq!(check(Method::POST, foreign), Err(Code::CrossSite), "{foreign:?}");
+            assert_eq!(check(Method::DELETE, foreign), Err(Code::CrossSite), "{foreign:?}");
+            assert_eq!(check(Method::GET, foreign), Ok(()), "{foreign:?}");
+        }
     }
 
     #[tokio::test]

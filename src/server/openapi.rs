@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::http::Method;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -13,6 +14,9 @@ use super::routes::Route;
 
 /// The refusals of every route.
 const ALWAYS: &[Code] = &[Code::MissingHost, Code::Misdirected, Code::InternalError];
+
+/// The refusals of every route that changes something.
+const WRITING: &[Code] = &[Code::CrossSite];
 
 /// The refusals of every route that takes a body.
 const WITH_BODY: &[Code] = &[
@@ -146,8 +150,9 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Map<String, Value> {
         responses.insert(code.to_string(), response);
     }
     let with_body = if route.takes.is_empty() { &[] } else { WITH_BODY };
+    let writing = if route.method == Method::GET { &[] } else { WRITING };
     let mut refusals = BTreeMap::<u16, Vec<&str>>::new();
-    for code in [route.refusals, with_body, ALWAYS].into_iter().flatten() {
+    for code in [route.refusals, with_body, writing, ALWAYS].into_iter().flatten() {
         refusals.entry(code.status().as_u16()).or_default().push(code.name());
     }
     let error = schemas.answers.subschema_for::<ErrorView<'_>>();
