@@ -5,6 +5,7 @@
 //! share one sync, and [`sqlite`] for what is on disk.
 
 mod id;
+mod operation;
 mod parked;
 mod sqlite;
 mod types;
@@ -21,9 +22,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use operation::{Call, Operation};
 use sqlite::Readers;
 use std::sync::Arc;
-use writer::{Call, Operation, Writer};
+use writer::Writer;
 
 /// A handle on the open store; clones share it.
 #[derive(Clone)]

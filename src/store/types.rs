@@ -224,7 +224,7 @@ pub struct Finish {
 pub struct Renewal {
     /// Which.
     pub leases: Vec<Lease>,
-    /// How long they shall last from now; as at their claim if absent.
+    /// How long they shall last from now; as long as the last time if absent.
     pub duration: Option<Duration>,
 }
 

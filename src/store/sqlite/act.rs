@@ -8,7 +8,7 @@ use super::Engine;
 use super::rows::{Core, damaged};
 use super::state::check_row;
 use crate::job::{self, Change, Event, State};
-use crate::store::writer::Failure;
+use crate::store::operation::Failure;
 use crate::store::{Action, Job, JobId, StoreError};
 
 impl Action {

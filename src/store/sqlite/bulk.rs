@@ -4,47 +4,96 @@ use rusqlite::params_from_iter;
 
 use super::Engine;
 use super::state::QueueId;
-use crate::store::writer::Failure;
+use crate::job::State;
+use crate::store::operation::Failure;
 use crate::store::{Action, Bulk, BulkCursor, BulkStep, StoreError};
 
 /// The most rows that one step looks at, a few milliseconds of the writer's time.
 const EXAMINED: usize = 1_000;
 
-/// Where to find jobs that an action applies to: an index, and how to go on behind the last row
-/// seen. Only `jobs_ready` and `jobs_dead` know the queue; the rows of the others are filtered
-/// after they were read, so that a step is bounded whatever they hold.
+/// Where to find jobs that an action applies to. Only `jobs_ready` and `jobs_dead` know the queue;
+/// the rows of the others are filtered after they were read, so that a step is bounded whatever
+/// they hold.
 struct Part {
-    /// Answers with key, two numbers that order the walk, and queue.
-    select: &'static str,
-    /// Which of queue, first number, second number, key and limit it takes.
-    takes: &'static [usize],
+    states: &'static [State],
+    /// Each answers with key, two numbers that order the walk, and queue, behind the last row seen;
+    /// one after the other. A comparison of pairs would be one query, but SQLite seeks to its first
+    /// number only and then walks all rows that share it.
+    seeks: &'static [Seek],
 }
+
+/// A query, and which of queue, first number, second number, key and limit it takes.
+struct Seek(&'static str, &'static [usize]);
 
 const BEGIN: [i64; 3] = [i64::MIN; 3];
 
 const CANCELLABLE: &[Part] = &[
     Part {
-        select: "SELECT id, priority, run_at, queue FROM jobs WHERE state = 'ready' \
-                 AND queue = ? AND (priority, run_at, id) > (?, ?, ?) \
-                 ORDER BY priority, run_at, id LIMIT ?",
-        takes: &[0, 1, 2, 3, 4],
+        states: &[State::Ready],
+        seeks: &[
+            Seek(
+                "SELECT id, priority, run_at, queue FROM jobs WHERE state = 'ready' AND queue = ? \
+                 AND priority = ? AND run_at = ? AND id > ? ORDER BY id LIMIT ?",
+                &[0, 1, 2, 3, 4],
+            ),
+            Seek(
+                "SELECT id, priority, run_at, queue FROM jobs WHERE state = 'ready' AND queue = ? \
+                 AND priority = ? AND run_at > ? ORDER BY run_at, id LIMIT ?",
+                &[0, 1, 2, 4],
+            ),
+            Seek(
+                "SELECT id, priority, run_at, queue FROM jobs WHERE state = 'ready' AND queue = ? \
+                 AND priority > ? ORDER BY priority, run_at, id LIMIT ?",
+                &[0, 1, 4],
+            ),
+        ],
     },
     Part {
-        select: "SELECT id, 0, run_at, queue FROM jobs WHERE state IN ('scheduled', 'retrying') \
-                 AND (run_at, id) > (?, ?) ORDER BY run_at, id LIMIT ?",
-        takes: &[2, 3, 4],
+        states: &[State::Scheduled, State::Retrying],
+        seeks: &[
+            Seek(
+                "SELECT id, 0, run_at, queue FROM jobs WHERE state IN ('scheduled', 'retrying') \
+                 AND run_at = ? AND id > ? ORDER BY id LIMIT ?",
+                &[2, 3, 4],
+            ),
+            Seek(
+                "SELECT id, 0, run_at, queue FROM jobs WHERE state IN ('scheduled', 'retrying') \
+                 AND run_at > ? ORDER BY run_at, id LIMIT ?",
+                &[2, 4],
+            ),
+        ],
     },
     Part {
-        select: "SELECT id, 0, lease_tick, queue FROM jobs WHERE state = 'running' \
-                 AND (lease_tick, id) > (?, ?) ORDER BY lease_tick, id LIMIT ?",
-        takes: &[2, 3, 4],
+        states: &[State::Running],
+        seeks: &[
+            Seek(
+                "SELECT id, 0, lease_tick, queue FROM jobs WHERE state = 'running' \
+                 AND lease_tick = ? AND id > ? ORDER BY id LIMIT ?",
+                &[2, 3, 4],
+            ),
+            Seek(
+                "SELECT id, 0, lease_tick, queue FROM jobs WHERE state = 'running' \
+                 AND lease_tick > ? ORDER BY lease_tick, id LIMIT ?",
+                &[2, 4],
+            ),
+        ],
     },
 ];
 
 const DEAD: &[Part] = &[Part {
-    select: "SELECT id, 0, ended_at, queue FROM jobs WHERE state = 'dead' AND queue = ? \
-             AND (ended_at, id) > (?, ?) ORDER BY ended_at, id LIMIT ?",
-    takes: &[0, 2, 3, 4],
+    states: &[State::Dead],
+    seeks: &[
+        Seek(
+            "SELECT id, 0, ended_at, queue FROM jobs WHERE state = 'dead' AND queue = ? \
+             AND ended_at = ? AND id > ? ORDER BY id LIMIT ?",
+            &[0, 2, 3, 4],
+        ),
+        Seek(
+            "SELECT id, 0, ended_at, queue FROM jobs WHERE state = 'dead' AND queue = ? \
+             AND ended_at > ? ORDER BY ended_at, id LIMIT ?",
+            &[0, 2, 4],
+        ),
+    ],
 }];
 
 impl Engine {
@@ -85,14 +134,24 @@ impl Engine {
         queue: QueueId,
         cursor: BulkCursor,
     ) -> Result<Vec<([i64; 3], QueueId)>, Failure> {
-        let mut select = self.connection.prepare_cached(part.select)?;
+        let counts = &self.state.queue(queue)?.counts;
+        let mut found = Vec::new();
+        if part.states.iter().all(|state| counts.stored(*state) == 0) {
+            return Ok(found);
+        }
         let [first, second, key] = cursor.at;
-        let all = [queue.0, first, second, key, EXAMINED as i64];
-        let taken = part.takes.iter().map(|index| all[*index]);
-        let rows = select.query_map(params_from_iter(taken), |row| {
-            Ok(([row.get(1)?, row.get(2)?, row.get(0)?], QueueId(row.get(3)?)))
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        for Seek(select, takes) in part.seeks {
+            let all = [queue.0, first, second, key, (EXAMINED - found.len()) as i64];
+            let taken = takes.iter().map(|index| all[*index]);
+            let mut select = self.connection.prepare_cached(select)?;
+            let rows = select.query_map(params_from_iter(taken), |row| {
+                Ok(([row.get(1)?, row.get(2)?, row.get(0)?], QueueId(row.get(3)?)))
+            })?;
+            for row in rows {
+                found.push(row?);
+            }
+        }
+        Ok(found)
     }
 
     /// Acts on one job if it is meant; a job whose unique key another one holds stays dead.

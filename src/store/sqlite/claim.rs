@@ -9,7 +9,7 @@ use super::rows::{Core, SELECT_JOB, read_job};
 use super::state::{QueueId, check_row};
 use crate::clock::{Tick, Timestamp, millis};
 use crate::job::{self, Event, State};
-use crate::store::writer::Failure;
+use crate::store::operation::Failure;
 use crate::store::{Claim, Claimed, Job, Lease, LeasedJob};
 
 /// A claim at one of its queues.

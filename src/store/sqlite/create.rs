@@ -9,7 +9,7 @@ use super::rows::{Core, key_until_name};
 use super::state::QueueId;
 use crate::clock::{Timestamp, millis};
 use crate::job::{State, created};
-use crate::store::writer::Failure;
+use crate::store::operation::Failure;
 use crate::store::{BatchCreated, Created, Job, JobId, NewJob, Start, StoreError, Unique};
 use crate::tally::QueueCounts;
 
@@ -44,13 +44,14 @@ impl Engine {
         jobs: &[NewJob],
     ) -> Result<BatchCreated, Failure> {
         let plans = self.plan(jobs).map_err(|(index, failure)| match failure {
+            Failure::Refused(error @ (StoreError::DiskFull | StoreError::Busy)) => error.into(),
             Failure::Refused(error) => StoreError::InBatch { index, error: error.into() }.into(),
             failure => failure,
         })?;
         let mut done = BatchCreated { ids: Vec::with_capacity(jobs.len()), duplicates: Vec::new() };
         for (index, (job, plan)) in jobs.iter().zip(plans).enumerate() {
             let id = match plan {
-                Plan::Insert => self.insert_row(job)?.id,
+                Plan::Insert => self.insert_row(job)?.0.id,
                 Plan::Existing(queue, id) => {
                     self.count_duplicate(queue);
                     done.duplicates.push(index);
@@ -95,6 +96,9 @@ impl Engine {
                     .map_err(|error| failed(error.into()))?;
             }
             *count += 1;
+            if let Some(error) = self.refuses_creates() {
+                return Err(failed(error.into()));
+            }
             self.check_depth(queue, job, *count).map_err(|error| failed(error.into()))?;
             plans.push(Plan::Insert);
         }
@@ -160,7 +164,7 @@ impl Engine {
     }
 
     fn insert(&mut self, job: &NewJob) -> Result<Job, Failure> {
-        let core = self.insert_row(job)?;
+        let (core, created_at) = self.insert_row(job)?;
         let policy = self.config.policy(&job.queue);
         Ok(Job {
             id: core.id,
@@ -175,7 +179,7 @@ impl Engine {
             timeout: core.timeout(policy),
             unique_key: job.unique.as_ref().map(|unique| unique.key.clone()),
             traceparent: job.traceparent.clone(),
-            created_at: self.created_at(core.id),
+            created_at,
             run_at: core.run_at,
             claimed_at: None,
             ended_at: None,
@@ -186,12 +190,12 @@ impl Engine {
         })
     }
 
-    fn insert_row(&mut self, job: &NewJob) -> Result<Core, Failure> {
+    /// Writes and counts a new job; answers with when it was created as well.
+    fn insert_row(&mut self, job: &NewJob) -> Result<(Core, Timestamp), Failure> {
         let now = self.clock.now();
         let queue = self.queue_or_new(&job.queue)?;
         let ledger = self.state.choose_row(&job.queue, &job.kind, &self.config);
         let id = self.next_id(now);
-        let created_at = self.created_at(id);
         let start = match job.start {
             Start::Now => None,
             Start::At(at) => Some(at),
@@ -219,9 +223,9 @@ impl Engine {
             key_until: job.unique.as_ref().map(|unique| unique.until),
             key_held: job.unique.is_some(),
         };
-        self.write_new(job, &core, created_at)?;
+        self.write_new(job, &core, now)?;
         self.state.record_created(&core, state == State::Scheduled);
-        Ok(core)
+        Ok((core, now))
     }
 
     fn write_new(&self, job: &NewJob, core: &Core, created_at: Timestamp) -> rusqlite::Result<()> {
@@ -251,10 +255,5 @@ impl Engine {
             self.connection.prepare_cached("INSERT INTO payloads (id, body) VALUES (?, ?)")?;
         insert.execute((core.id.key(), &job.payload[..]))?;
         Ok(())
-    }
-
-    /// A job is created when its id says, which may be ahead of a clock that went back.
-    fn created_at(&self, id: JobId) -> Timestamp {
-        Timestamp(id.key() >> JobId::key_at(1).trailing_zeros())
     }
 }

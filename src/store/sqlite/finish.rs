@@ -8,7 +8,7 @@ use super::state::check_row;
 use crate::backoff;
 use crate::clock::Timestamp;
 use crate::job::{self, AttemptResult, Change, Event, Outcome, State};
-use crate::store::writer::Failure;
+use crate::store::operation::Failure;
 use crate::store::{Finish, JobId, Lease, LeaseAnswer, Renewal, UniqueUntil};
 use crate::tally::{QueueCounts, Totals};
 

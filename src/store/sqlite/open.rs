@@ -16,7 +16,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::store::OpenError;
-use crate::store::writer::Failure;
+use crate::store::operation::Failure;
 
 /// The oldest SQLite without the bug that can corrupt the log when it is restarted.
 const LEAST_SQLITE: i32 = 3_051_003;

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::state::QueueId;
-use crate::store::writer::Failure;
+use crate::store::operation::Failure;
 use crate::store::{Queue, StoreError};
 
 impl Engine {

@@ -9,7 +9,7 @@ use super::rows::Core;
 use super::state::check_row;
 use crate::clock::millis;
 use crate::job::{Outcome, State};
-use crate::store::writer::Failure;
+use crate::store::operation::Failure;
 
 impl Engine {
     /// Makes configured queues and pairs known, ends what a crash cut off, renews what others

@@ -13,7 +13,7 @@ use super::rows::Core;
 use super::state::{QueueId, check_row};
 use crate::clock::Timestamp;
 use crate::job::{self, Event, Outcome, State};
-use crate::store::writer::Failure;
+use crate::store::operation::Failure;
 use crate::store::{Recounted, Sweep, Swept};
 use crate::tally::{Recount, Totals};
 

@@ -1,0 +1,184 @@
+//! Everything that goes through the writer: what is asked, what is answered, and to whom.
+
+use tokio::sync::oneshot;
+
+use super::sqlite::Engine;
+use super::*;
+
+type Reply<R> = oneshot::Sender<Result<R, StoreError>>;
+
+/// What a caller asks, what it will be told, and where to.
+pub(super) struct Call<A, R> {
+    pub(super) ask: A,
+    pub(super) answer: Option<Result<R, StoreError>>,
+    reply: Reply<R>,
+}
+
+impl<A, R> Call<A, R> {
+    pub(super) fn new(ask: A) -> (Self, oneshot::Receiver<Result<R, StoreError>>) {
+        let (reply, receiver) = oneshot::channel();
+        (Self { ask, answer: None, reply }, receiver)
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    /// Applies the operation and keeps what to answer; an error concerns the whole batch.
+    pub(super) fn apply(
+        &mut self,
+        apply: impl FnOnce(&A) -> Result<R, Failure>,
+    ) -> Result<(), Failure> {
+        self.answer = Some(match apply(&self.ask) {
+            Ok(answer) => Ok(answer),
+            Err(Failure::Refused(error)) => Err(error),
+            Err(failure) => return Err(failure),
+        });
+        Ok(())
+    }
+
+    pub(super) fn refuse(&mut self, error: StoreError) {
+        self.answer = Some(Err(error));
+    }
+
+    /// Sends the answer; gives it back if nobody waits for it.
+    pub(super) fn deliver(self) -> Option<R> {
+        let answer = self.answer.expect("every operation of a batch was applied or refused");
+        self.reply.send(answer).err().and_then(Result::ok)
+    }
+}
+
+/// Why an operation was not applied.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It may not be; the rest of the batch goes on.
+    Refused(StoreError),
+    /// There is no room on the disk.
+    Full,
+    /// Another program writes to the file; nothing was changed.
+    Busy,
+    /// The engine cannot go on.
+    Fatal(String),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<crate::job::InvalidTransition> for Failure {
+    fn from(error: crate::job::InvalidTransition) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+/// Everything that goes through the writer.
+pub(super) enum Operation {
+    Create(Call<NewJob, Created>),
+    CreateBatch(Call<Vec<NewJob>, BatchCreated>),
+    /// Whether it waits until there is a job.
+    Claim(Call<Claim, Claimed>, bool),
+    Finish(Call<Vec<Finish>, Vec<LeaseAnswer>>),
+    Renew(Call<Renewal, Vec<LeaseAnswer>>),
+    Act(Call<(JobId, Action), Job>),
+    Bulk(Call<Bulk, BulkStep>),
+    SetPaused(Call<(String, bool), Queue>),
+    Forget(Call<String, ()>),
+    Queues(Call<Option<String>, Vec<Queue>>),
+    Sweep(Call<Sweep, Swept>),
+    Recount(Call<(), Recounted>),
+    StopWaiting(Call<(), ()>),
+    Close(Call<(), ()>),
+    /// Stands in a batch where a claim was that waits now.
+    Parked,
+}
+
+impl Operation {
+    /// About how many jobs it touches.
+    pub(super) fn jobs(&self) -> usize {
+        match self {
+            Self::CreateBatch(call) => call.ask.len(),
+            Self::Claim(call, _) => call.ask.max,
+            Self::Finish(call) => call.ask.len(),
+            Self::Renew(call) => call.ask.leases.len(),
+            Self::Bulk(_) | Self::Sweep(_) => 500,
+            _ => 1,
+        }
+    }
+
+    /// About how many bytes it brings.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Create(call) => call.ask.payload.len(),
+            Self::CreateBatch(call) => call.ask.iter().map(|job| job.payload.len()).sum(),
+            Self::Finish(call) => {
+                call.ask.iter().flat_map(|finish| &finish.result).map(bytes::Bytes::len).sum()
+            }
+            _ => 0,
+        }
+    }
+
+    pub(super) fn apply(&mut self, engine: &mut Engine) -> Result<(), Failure> {
+        match self {
+            Self::Create(call) => call.apply(|job| engine.create(job)),
+            Self::CreateBatch(call) => call.apply(|jobs| engine.create_batch(jobs)),
+            Self::Claim(call, _) => call.apply(|claim| engine.claim(claim)),
+            Self::Finish(call) => call.apply(|finishes| engine.finish(finishes)),
+            Self::Renew(call) => call.apply(|renewal| engine.renew(renewal)),
+            Self::Act(call) => call.apply(|(id, action)| engine.act(*id, *action)),
+            Self::Bulk(call) => call.apply(|bulk| engine.act_on_many(bulk)),
+            Self::SetPaused(call) => {
+                call.apply(|(queue, paused)| engine.set_paused(queue, *paused))
+            }
+            Self::Forget(call) => call.apply(|queue| engine.forget(queue)),
+            Self::Queues(call) => call.apply(|name| engine.queues(name.as_deref())),
+            Self::Sweep(call) => call.apply(|sweep| engine.sweep(sweep)),
+            Self::Recount(call) => call.apply(|()| engine.recount()),
+            Self::StopWaiting(call) | Self::Close(call) => call.apply(|()| Ok(())),
+            Self::Parked => Ok(()),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, error: StoreError) {
+        match self {
+            Self::Create(call) => call.refuse(error),
+            Self::CreateBatch(call) => call.refuse(error),
+            Self::Claim(call, _) => call.refuse(error),
+            Self::Finish(call) => call.refuse(error),
+            Self::Renew(call) => call.refuse(error),
+            Self::Act(call) => call.refuse(error),
+            Self::Bulk(call) => call.refuse(error),
+            Self::SetPaused(call) => call.refuse(error),
+            Self::Forget(call) => call.refuse(error),
+            Self::Queues(call) => call.refuse(error),
+            Self::Sweep(call) => call.refuse(error),
+            Self::Recount(call) => call.refuse(error),
+            Self::StopWaiting(call) | Self::Close(call) => call.refuse(error),
+            Self::Parked => {}
+        }
+    }
+
+    /// Sends the answer; a caller who has gone needs none, but leases must not be left with it.
+    pub(super) fn deliver(self, given_back: &mut Vec<Lease>) {
+        match self {
+            Self::Create(call) => drop(call.deliver()),
+            Self::CreateBatch(call) => drop(call.deliver()),
+            Self::Claim(call, _) => {
+                given_back.extend(call.deliver().into_iter().flat_map(|claimed| claimed.leases()));
+            }
+            Self::Finish(call) => drop(call.deliver()),
+            Self::Renew(call) => drop(call.deliver()),
+            Self::Act(call) => drop(call.deliver()),
+            Self::Bulk(call) => drop(call.deliver()),
+            Self::SetPaused(call) => drop(call.deliver()),
+            Self::Forget(call) => drop(call.deliver()),
+            Self::Queues(call) => drop(call.deliver()),
+            Self::Sweep(call) => drop(call.deliver()),
+            Self::Recount(call) => drop(call.deliver()),
+            Self::StopWaiting(call) | Self::Close(call) => drop(call.deliver()),
+            Self::Parked => {}
+        }
+    }
+}
