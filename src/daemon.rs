@@ -2,7 +2,8 @@
 //!
 //! Start: address, store, worker pool, sweeper, listener. Drain: nothing more is claimed or leased,
 //! running attempts finish or are released, then the sweeper, open requests and the store. Until
-//! the listener closes, everything but leasing goes on, and `/metrics` answers.
+//! the listener closes, everything but leasing goes on; `/metrics` on a listener of its own answers
+//! until no count changes any more.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,13 +24,17 @@ use crate::server::{self, Api, Role};
 use crate::store::{OpenError, Store, StoreError};
 use crate::sweeper::Sweeper;
 use crate::worker::Workers;
-use crate::worker::exec::end_leftovers;
+use crate::worker::exec::{GRACE, end_leftovers};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 1_024;
 
 /// How long answers may take to leave after the store has failed: the process ends within a second.
 const LAST_ANSWERS: Duration = Duration::from_millis(300);
+
+/// How long interrupted attempts may take to be released: the grace of their commands, and time for
+/// the rest. A command that the kernel holds on to must not hold up the end.
+const LAST_RELEASES: Duration = Duration::from_secs(GRACE.as_secs() + 3);
 
 /// Why the daemon could not start, or ended without being told to.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +75,9 @@ pub struct Daemon {
     store: Store,
     workers: Workers,
     api: Arc<Api>,
+    /// The listeners that end with the requests, and those that are scraped until the end.
     servers: TaskTracker,
+    scraped: TaskTracker,
     sweeper: JoinHandle<Result<(), StoreError>>,
     /// Where the HTTP interface listens.
     address: SocketAddr,
@@ -85,13 +92,20 @@ struct Signals {
     interrupt: CancellationToken,
     /// Sweep no more.
     sweeping: CancellationToken,
-    /// Close the listeners.
+    /// Close the main listener.
     serving: CancellationToken,
+    /// Close the listener of `/metrics`, if it has its own.
+    scraping: CancellationToken,
+    /// Cancelled by a listener that ends although it must not.
+    deaf: CancellationToken,
 }
 
 impl Daemon {
-    /// Starts everything; when it returns, requests are served.
-    pub async fn start(config: Config) -> Result<Self, DaemonError> {
+    /// Starts everything; when it returns, requests are served. None if `stop` came first.
+    pub async fn start(
+        config: Config,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, DaemonError> {
         let config = Arc::new(config);
         let main = bind(config.listen)?;
         let for_metrics = config.metrics_listen.map(bind).transpose()?;
@@ -99,7 +113,11 @@ impl Daemon {
         let metrics = Arc::new(Metrics::new(config.clone()));
         let store = Store::open(config.clone(), clock.clone(), metrics.clone())?;
         let doing = "look for processes that a crash left behind";
-        let ended = end_leftovers(&store.identity()).await;
+        let ended = stop.run_until_cancelled(end_leftovers(&store.identity())).await;
+        let Some(ended) = ended.filter(|_| !stop.is_cancelled()) else {
+            store.close().await.map_err(DaemonError::Close)?;
+            return Ok(None);
+        };
         let ended = ended.map_err(|source| DaemonError::Start { doing, source })?;
         if ended > 0 {
             info!(event = "leftovers_ended", ended, "processes of an earlier daemon were ended");
@@ -112,15 +130,19 @@ impl Daemon {
         let sweeper = Sweeper::new(store.clone(), metrics.clone(), clock);
         let sweeper = tokio::spawn(sweeper.run(signals.sweeping.clone()));
         let api = Api::new(store.clone(), metrics, config.clone(), claiming.clone());
-        let servers = TaskTracker::new();
-        let address = listen(main, &api, Role::of_main(&config), &signals, &servers)?;
-        if let Some(socket) = for_metrics {
-            let address = listen(socket, &api, Role::MetricsOnly, &signals, &servers)?;
+        let (servers, scraped) = (TaskTracker::new(), TaskTracker::new());
+        let (deaf, serving, scraping) = (&signals.deaf, &signals.serving, &signals.scraping);
+        let (main, address) = listen(main, config.listen)?;
+        servers.spawn(serve(api.clone(), main, Role::of_main(&config), serving, deaf));
+        if let (Some(socket), Some(address)) = (for_metrics, config.metrics_listen) {
+            let (listener, address) = listen(socket, address)?;
+            scraped.spawn(serve(api.clone(), listener, Role::MetricsOnly, scraping, deaf));
             info!(event = "listening", %address, "serving metrics");
         }
         servers.close();
+        scraped.close();
         info!(event = "listening", %address, data = %config.data.display(), "tallyd is ready");
-        Ok(Self { config, store, workers, api, servers, sweeper, address, signals })
+        Ok(Some(Self { config, store, workers, api, servers, scraped, sweeper, address, signals }))
     }
 
     /// Where the HTTP interface listens.
@@ -128,55 +150,74 @@ impl Daemon {
         self.address
     }
 
-    /// Serves until `stop` resolves or a part dies; then drains, unless nothing can be stored.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
+    /// Serves until `stop` is cancelled or a part dies; then drains, unless nothing can be stored.
+    pub async fn run(mut self, stop: &CancellationToken) -> Result<(), DaemonError> {
         let exit = tokio::select! {
-            () = stop => Ok(()),
+            () = stop.cancelled() => Ok(()),
             reason = self.store.failed() => return Err(self.fail(reason).await),
             ended = &mut self.sweeper => Err(sweeper_died(ended)),
-            () = self.servers.wait() => Err(DaemonError::LoopDied("listener")),
+            part = self.workers.died() => Err(DaemonError::LoopDied(part)),
+            () = self.signals.deaf.cancelled() => Err(DaemonError::LoopDied("listener")),
         };
         if let Err(error) = &exit {
             error!(event = "part_died", %error, "draining");
         }
-        let failed = self.store.clone();
-        tokio::select! {
-            // The drain's own close of the store must not pass for its failure.
+        let store = self.store.clone();
+        let drained = tokio::select! {
+            // Once drained, the store is closed, and that is no failure.
             biased;
-            drained = self.drain() => drained.and(exit),
-            reason = failed.failed() => Err(DaemonError::StoreFailed(reason)),
+            drained = self.drain() => Ok(drained),
+            reason = store.failed() => Err(reason),
+        };
+        match drained {
+            Ok(drained) => drained.and(exit),
+            Err(reason) => Err(self.fail(reason).await),
         }
     }
 
-    async fn drain(self) -> Result<(), DaemonError> {
+    async fn drain(&mut self) -> Result<(), DaemonError> {
         let running = self.workers.running();
         info!(event = "draining", running, "claiming and leasing nothing more");
         self.signals.claiming.cancel();
-        self.store.stop_waiting().await.map_err(DaemonError::Close)?;
+        if let Err(error) = self.store.stop_waiting().await {
+            // Claims that wait were told by `claiming` as well; a store that failed tells `run`.
+            warn!(event = "stop_waiting_failed", %error);
+        }
         if timeout(self.config.drain_timeout, self.workers.wait()).await.is_err() {
             let running = self.workers.running();
             warn!(event = "drain_timed_out", running, "releasing what still runs");
             self.signals.interrupt.cancel();
-            self.workers.wait().await;
+            self.release().await;
         }
         // Only now stop what the attempts relied on: sweeper, HTTP, then the store.
         self.signals.sweeping.cancel();
         if !self.sweeper.is_finished() {
             // It has ended by `sweeping`; that the store has stopped shows when it is closed.
-            drop(self.sweeper.await);
+            drop((&mut self.sweeper).await);
         }
         self.signals.serving.cancel();
         self.servers.wait().await;
         self.api.writes_finished().await;
+        self.signals.scraping.cancel();
+        self.scraped.wait().await;
         self.store.close().await.map_err(DaemonError::Close)?;
         info!(event = "drained", "tallyd has ended in order");
         Ok(())
+    }
+
+    /// Waits for the interrupted attempts; those that are left then end with the process.
+    async fn release(&self) {
+        if timeout(LAST_RELEASES, self.workers.wait()).await.is_err() {
+            let running = self.workers.running();
+            warn!(event = "attempts_left", running, "ending without them; their leases run out");
+        }
     }
 
     /// Fail-stop: lets the answers leave that say so, and nothing else.
     async fn fail(&self, reason: String) -> DaemonError {
         self.signals.claiming.cancel();
         self.signals.serving.cancel();
+        self.signals.scraping.cancel();
         // Whether all have left or time is up, the process ends.
         drop(timeout(LAST_ANSWERS, self.servers.wait()).await);
         DaemonError::StoreFailed(reason)
@@ -190,6 +231,8 @@ impl Signals {
             interrupt: CancellationToken::new(),
             sweeping: CancellationToken::new(),
             serving: CancellationToken::new(),
+            scraping: CancellationToken::new(),
+            deaf: CancellationToken::new(),
         }
     }
 }
@@ -213,21 +256,32 @@ fn bind(address: SocketAddr) -> Result<TcpSocket, DaemonError> {
     bind().map_err(|source| DaemonError::Listen { address, source })
 }
 
-/// Begins to accept.
+/// Begins to take connections in; also tells the address, whose port the system may have chosen.
 fn listen(
     socket: TcpSocket,
-    api: &Arc<Api>,
-    role: Role,
-    signals: &Signals,
-    servers: &TaskTracker,
-) -> Result<SocketAddr, DaemonError> {
-    let listen = || -> io::Result<(TcpListener, SocketAddr)> {
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), DaemonError> {
+    let listen = || {
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         Ok((listener, address))
     };
-    let doing = "listen";
-    let (listener, address) = listen().map_err(|source| DaemonError::Start { doing, source })?;
-    servers.spawn(server::serve(api.clone(), listener, role, signals.serving.clone()));
-    Ok(address)
+    listen().map_err(|source| DaemonError::Listen { address, source })
+}
+
+/// Serves until `stop`; any other end cancels `deaf`.
+fn serve(
+    api: Arc<Api>,
+    listener: TcpListener,
+    role: Role,
+    stop: &CancellationToken,
+    deaf: &CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let (stop, ends) = (stop.clone(), deaf.clone().drop_guard());
+    async move {
+        server::serve(api, listener, role, stop.clone()).await;
+        if stop.is_cancelled() {
+            ends.disarm();
+        }
+    }
 }

@@ -55,6 +55,10 @@ struct Shared {
 pub struct Workers {
     loops: TaskTracker,
     attempts: TaskTracker,
+    /// Cancelled by a loop that ends although it must not.
+    died: CancellationToken,
+    /// The same of the spawner.
+    spawner_died: CancellationToken,
 }
 
 impl Workers {
@@ -66,11 +70,17 @@ impl Workers {
         claiming: &CancellationToken,
         interrupt: &CancellationToken,
     ) -> io::Result<Self> {
-        let workers = Self { loops: TaskTracker::new(), attempts: TaskTracker::new() };
+        let spawner = Spawner::start(tokio::runtime::Handle::current())?;
+        let workers = Self {
+            loops: TaskTracker::new(),
+            attempts: TaskTracker::new(),
+            died: CancellationToken::new(),
+            spawner_died: spawner.died(),
+        };
         let shared = Arc::new(Shared {
             store: store.clone(),
             metrics: metrics.clone(),
-            spawner: Spawner::start(tokio::runtime::Handle::current())?,
+            spawner,
             claiming: claiming.clone(),
             interrupt: interrupt.clone(),
             late_renewals: watch::channel(0).0,
@@ -84,11 +94,23 @@ impl Workers {
                 shared: shared.clone(),
                 attempts: workers.attempts.clone(),
             };
-            workers.loops.spawn(Arc::new(queue).run());
+            let ends = workers.died.clone().drop_guard();
+            workers.loops.spawn(async move {
+                Arc::new(queue).run().await;
+                ends.disarm();
+            });
         }
         workers.loops.close();
         workers.attempts.close();
         Ok(workers)
+    }
+
+    /// Resolves when a part that must not end has ended, with its name.
+    pub async fn died(&self) -> &'static str {
+        tokio::select! {
+            () = self.died.cancelled() => "worker loop of a queue",
+            () = self.spawner_died.cancelled() => "spawner",
+        }
     }
 
     /// How many attempts run now.
@@ -119,7 +141,7 @@ impl Queue {
         while let Some(claimed) = claiming.run_until_cancelled(self.claim()).await {
             match claimed {
                 Ok(jobs) => jobs.into_iter().for_each(|(leased, slot)| self.begin(leased, slot)),
-                Err(StoreError::Stopped(_)) => return, // the daemon sees it and ends
+                Err(StoreError::Stopped(_)) => return claiming.cancelled().await, // the daemon sees it
                 Err(error) => {
                     warn!(event = "claim_failed", queue = &*self.name, %error);
                     claiming.run_until_cancelled(tokio::time::sleep(PAUSE_AFTER_ERROR)).await;
@@ -153,10 +175,25 @@ impl Queue {
     fn begin(self: &Arc<Self>, leased: LeasedJob, slot: OwnedSemaphorePermit) {
         let queue = self.clone();
         self.attempts.spawn(async move {
-            queue.shared.metrics.add_workers_busy(&queue.name, 1);
+            let _busy = Busy::new(&queue);
             Attempt::new(&queue.shared, leased).run(&queue.exec).await;
-            queue.shared.metrics.add_workers_busy(&queue.name, -1);
             drop(slot);
         });
+    }
+}
+
+/// Stands for an attempt in the count of those that run.
+struct Busy<'q>(&'q Queue);
+
+impl<'q> Busy<'q> {
+    fn new(queue: &'q Queue) -> Self {
+        queue.shared.metrics.add_workers_busy(&queue.name, 1);
+        Self(queue)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.shared.metrics.add_workers_busy(&self.0.name, -1);
     }
 }

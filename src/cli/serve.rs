@@ -4,15 +4,19 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::settings::Settings;
 use super::{Failure, logs};
 use crate::config::{Config, ConfigError};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, DaemonError};
 
 /// How long the end waits for threads that are still reading: they hold nothing that matters.
 const LAST_READS: Duration = Duration::from_millis(100);
+
+/// How long the process may take to end after a second signal before it is ended.
+const LAST_MOMENTS: Duration = Duration::from_millis(300);
 
 /// The flags of `tallyd serve`.
 #[derive(Debug, clap::Args)]
@@ -48,33 +52,58 @@ impl Serve {
 }
 
 async fn run(config: Config) -> Result<(), Failure> {
-    let stop = Stop::new().map_err(|error| Failure::Other(error.into()))?;
-    let daemon = Daemon::start(config).await.map_err(|error| Failure::Other(error.into()))?;
-    daemon.run(stop.wait()).await.map_err(|error| Failure::Other(error.into()))
+    let asked = Asked::default();
+    let signals = Signals::new().map_err(|error| Failure::Other(error.into()))?;
+    tokio::spawn(signals.listen(asked.clone()));
+    tokio::select! {
+        biased;
+        () = asked.at_once.cancelled() => Err(Failure::Other("ended without a drain".into())),
+        ended = serve(config, &asked.stop) => ended.map_err(|error| Failure::Other(error.into())),
+    }
+}
+
+async fn serve(config: Config, stop: &CancellationToken) -> Result<(), DaemonError> {
+    match Daemon::start(config, stop).await? {
+        Some(daemon) => daemon.run(stop).await,
+        None => Ok(()),
+    }
+}
+
+/// What signals have asked for.
+#[derive(Clone, Default)]
+struct Asked {
+    /// An end in order.
+    stop: CancellationToken,
+    /// An end now. What then drops the attempts kills their commands.
+    at_once: CancellationToken,
 }
 
 /// The signals that ask for an end.
-struct Stop {
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Stop {
+impl Signals {
     /// Listens from now on, so that a signal during the start is not missed.
     fn new() -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Resolves at the first signal; the second ends the process at once.
-    async fn wait(mut self) {
+    /// The first signal asks for an end in order, the second ends the process.
+    async fn listen(mut self, asked: Asked) {
         let name = self.next().await;
         info!(event = "stopping", signal = name, "a second signal ends at once");
-        tokio::spawn(async move {
-            let name = self.next().await;
-            warn!(event = "stopped", signal = name, "ending at once, without a drain");
+        asked.stop.cancel();
+        let name = self.next().await;
+        warn!(event = "stopped", signal = name, "ending at once, without a drain");
+        // Whatever blocks the runtime's threads does not block this one.
+        std::thread::spawn(|| {
+            std::thread::sleep(LAST_MOMENTS);
             std::process::exit(1);
         });
+        asked.at_once.cancel();
     }
 
     async fn next(&mut self) -> &'static str {

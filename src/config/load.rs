@@ -126,10 +126,17 @@ fn check_addresses(config: &Config, overrides: &Overrides, document: &Document<'
             note(document, key, is_overridden, &text);
         }
     }
-    if config.metrics_listen == Some(config.listen) && config.listen.port() != 0 {
-        let text = format!("must differ from listen, got {} for both", config.listen);
+    if config.metrics_listen.is_some_and(|address| overlap(address, config.listen)) {
+        let text = format!("must have another port than listen, {}", config.listen);
         note(document, "metrics_listen", overrides.metrics_listen.is_some(), &text);
     }
+}
+
+/// Whether two listeners cannot have these addresses: an unspecified one is all of the machine's.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let (port, ip, other_ip) = (one.port(), one.ip().to_canonical(), other.ip().to_canonical());
+    let all = ip.is_unspecified() || other_ip.is_unspecified();
+    port == other.port() && port != 0 && (all || ip == other_ip)
 }
 
 /// Notes what is wrong about a top-level key where it was set: by a flag or in the file.

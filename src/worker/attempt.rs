@@ -1,5 +1,6 @@
 //! One attempt: runs the command, keeps its lease, and reports how it ended.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,20 +80,22 @@ impl Attempt {
         interrupt: &CancellationToken,
     ) -> (Ended, Option<Interruption>) {
         let mut interruption = None;
-        let lease = self.keep_lease();
-        tokio::pin!(work, lease);
+        // Dropped with the lease: a renewal that is late must not be counted as such any more.
+        let mut lease = Some(Box::pin(self.keep_lease()));
+        tokio::pin!(work);
         loop {
             tokio::select! {
                 ended = &mut work => return (ended, interruption),
-                () = &mut lease, if interruption != Some(Interruption::Lost) => {
-                    interruption = Some(Interruption::Lost);
-                }
+                () = kept(&mut lease) => interruption = Some(Interruption::Lost),
                 () = self.leased.revoked.cancelled(), if interruption != Some(Interruption::Lost) => {
                     interruption = Some(Interruption::Lost);
                 }
                 () = self.shared.interrupt.cancelled(), if interruption.is_none() => {
                     interruption = Some(Interruption::Drain);
                 }
+            }
+            if interruption == Some(Interruption::Lost) {
+                lease = None;
             }
             interrupt.cancel();
         }
@@ -145,7 +148,8 @@ impl Attempt {
         }
     }
 
-    /// Reports the end until the store has answered, for as long as the lease can last.
+    /// Reports the end until the store has answered, for as long as the lease can last; when the
+    /// daemon is ending, tries once more and leaves it to the next start.
     async fn finish(&self, finish: Finish) {
         let expires = Instant::now() + self.leased.duration;
         let job = &self.leased.job;
@@ -159,10 +163,10 @@ impl Attempt {
                 Err(StoreError::Stopped(_)) => return,
                 Err(error) => warn!(event = "finish_failed", job_id = %job.id, %error),
             }
-            if Instant::now() >= expires {
+            if Instant::now() >= expires || self.shared.interrupt.is_cancelled() {
                 return;
             }
-            sleep(PAUSE_AFTER_ERROR).await;
+            self.shared.interrupt.run_until_cancelled(sleep(PAUSE_AFTER_ERROR)).await;
         }
     }
 
@@ -178,6 +182,14 @@ impl Attempt {
                 debug!(event = "attempt_ended", job_id = %job.id, queue = job.queue, kind = job.kind, attempt = job.attempt, duration_ms, outcome);
             }
         }
+    }
+}
+
+/// Resolves with the lease; never if there is none any more.
+async fn kept(lease: &mut Option<Pin<Box<impl Future<Output = ()>>>>) {
+    match lease {
+        Some(lease) => lease.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -305,7 +305,11 @@ fn settings_that_contradict_each_other_are_refused() {
     assert_mistakes(&[
         (
             "metrics_listen = \"127.0.0.1:8255\"",
-            "tallyd.toml:1: metrics_listen must differ from listen, got 127.0.0.1:8255 for both",
+            "tallyd.toml:1: metrics_listen must have another port than listen, 127.0.0.1:8255",
+        ),
+        (
+            "insecure = true\nmetrics_listen = \"0.0.0.0:8255\"",
+            "tallyd.toml:2: metrics_listen must have another port than listen, 127.0.0.1:8255",
         ),
         (
             "max_queues = 2\n[queues.a]\n[queues.b]",

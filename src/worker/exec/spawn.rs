@@ -12,6 +12,7 @@ use rustix::fs::{Access, access};
 use tokio::process::Command;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::before_exec::tie_to_parent;
 use super::group::Group;
@@ -25,6 +26,7 @@ const WAITING: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Spawner {
     requests: mpsc::Sender<Request>,
+    died: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -39,10 +41,18 @@ impl Spawner {
     /// have I/O and time enabled.
     pub fn start(runtime: Handle) -> io::Result<Self> {
         let (requests, waiting) = mpsc::channel(WAITING);
-        std::thread::Builder::new()
-            .name("tallyd-spawner".into())
-            .spawn(move || serve(&runtime, waiting))?;
-        Ok(Self { requests })
+        let died = CancellationToken::new();
+        let ends = died.clone().drop_guard();
+        std::thread::Builder::new().name("tallyd-spawner".into()).spawn(move || {
+            serve(&runtime, waiting);
+            ends.disarm();
+        })?;
+        Ok(Self { requests, died })
+    }
+
+    /// What is cancelled if the thread ends although it must not.
+    pub(in crate::worker) fn died(&self) -> CancellationToken {
+        self.died.clone()
     }
 
     /// Starts a command in a process group of its own; the error names what could not be started.

@@ -162,7 +162,6 @@ pub(crate) struct Paper {
     pub(crate) totals: Totals,
     max_pairs: usize,
     next_row: usize,
-    last_created_at: i64,
     pub(crate) answer: Answer,
 }
 
@@ -178,7 +177,6 @@ impl Paper {
             totals: Totals::default(),
             max_pairs,
             next_row: 0,
-            last_created_at: 0,
             answer: Answer::Nothing,
         };
         paper.start(max_pairs);
@@ -296,14 +294,13 @@ impl Paper {
             When::At(offset) | When::After(offset) => self.now + offset,
         };
         let state = if wanted > self.now { "scheduled" } else { "ready" };
-        self.last_created_at = self.last_created_at.max(self.now);
         self.jobs.push(PaperJob {
             queue: spec.queue,
             kind: spec.kind,
             priority: spec.priority,
             state,
             run_at: wanted.max(self.now),
-            created_at: self.last_created_at,
+            created_at: self.now,
             attempt: 0,
             failures: 0,
             own_max_attempts: spec.max_attempts,

@@ -82,7 +82,6 @@ impl Paper {
     pub(super) fn start(&mut self, max_pairs: usize) {
         self.max_pairs = max_pairs;
         self.tick = 0;
-        self.last_created_at = self.stored().map(|(_, job)| job.created_at).max().unwrap_or(0);
         for queue in CONFIGURED {
             self.queues.entry(queue).or_default();
         }
