@@ -15,5 +15,6 @@ mod readme;
 mod running;
 mod scrape;
 mod serve;
+
+mod strace;
 mod tidy;
-mod tracing;
