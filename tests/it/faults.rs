@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::{Daemon, PATIENCE};
 use crate::oracle::Stored;
-use crate::tracing::trace;
+use crate::strace::trace;
 
 /// P6 promises a second; a loaded machine gets five.
 const FAIL_STOP: Duration = Duration::from_secs(5);

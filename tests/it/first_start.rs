@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::fixture::{Daemon, ended_by};
 use crate::oracle::Stored;
-use crate::tracing::trace;
+use crate::strace::trace;
 
 /// The calls that change files, and how often each may be made before the daemon serves.
 const CALLS: [(&str, u32); 6] = [

@@ -29,7 +29,7 @@ mod scrape;
 mod serve;
 mod start;
 mod store;
+mod strace;
 mod tidy;
 mod tools;
-mod tracing;
 mod unique;
