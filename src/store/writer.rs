@@ -15,6 +15,7 @@
 use std::sync::Arc;
 use std::thread;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 
@@ -113,6 +114,8 @@ pub(super) enum Operation {
     Recount(Call<(), Recounted>),
     StopWaiting(Call<(), ()>),
     Close(Call<(), ()>),
+    /// What is left of a claim that waits now.
+    Parked,
 }
 
 impl Operation {
@@ -126,6 +129,12 @@ impl Operation {
             Self::Bulk(_) | Self::Sweep(_) => 500,
             _ => 1,
         }
+    }
+
+    /// Whether it is a claim that has found nothing and shall wait.
+    fn waits_on(&self) -> bool {
+        let Self::Claim(call, true) = self else { return false };
+        matches!(&call.answer, Some(Ok(claimed)) if claimed.jobs.is_empty())
     }
 
     fn is_create(&self) -> bool {
@@ -149,6 +158,7 @@ impl Operation {
             Self::Sweep(call) => call.apply(|sweep| engine.sweep(sweep)),
             Self::Recount(call) => call.apply(|()| engine.recount()),
             Self::StopWaiting(call) | Self::Close(call) => call.apply(|()| Ok(())),
+            Self::Parked => Ok(()),
         }
     }
 
@@ -167,6 +177,7 @@ impl Operation {
             Self::Sweep(call) => call.refuse(error),
             Self::Recount(call) => call.refuse(error),
             Self::StopWaiting(call) | Self::Close(call) => call.refuse(error),
+            Self::Parked => {}
         }
     }
 
@@ -188,6 +199,7 @@ impl Operation {
             Self::Sweep(call) => drop(call.deliver()),
             Self::Recount(call) => drop(call.deliver()),
             Self::StopWaiting(call) | Self::Close(call) => drop(call.deliver()),
+            Self::Parked => {}
         }
     }
 }
@@ -234,13 +246,17 @@ impl Writer {
         self.operations.send(operation).await.map_err(|_| self.stopped())
     }
 
-    /// Releases leases whose caller has gone.
+    /// Releases leases whose caller has gone, before anything that is called after this.
     pub(super) fn give_back(&self, leases: Vec<Lease>) {
         let (call, _) = Call::new(released(&leases));
+        // Without an answer: if the store has stopped, the leases expire.
+        let Err(TrySendError::Full(operation)) = self.operations.try_send(Operation::Finish(call))
+        else {
+            return;
+        };
         let writer = self.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Without an answer: if the store has stopped, the leases expire.
-            runtime.spawn(async move { drop(writer.send(Operation::Finish(call)).await) });
+            runtime.spawn(async move { drop(writer.send(operation).await) });
         }
     }
 
@@ -288,6 +304,12 @@ impl Writing {
                 return self.fail(&reason, batch.drain(..).chain(close.into_iter().flatten()));
             }
             if let Some(close) = close {
+                batch.extend(self.take_given_back());
+                if !batch.is_empty()
+                    && let Err(reason) = self.commit(&mut batch)
+                {
+                    return self.fail(&reason, batch.drain(..).chain(close));
+                }
                 return self.close(close);
             }
         }
@@ -297,9 +319,8 @@ impl Writing {
 
     /// Waits for an operation and takes what else is there; false when nobody can send any more.
     fn gather(&mut self, batch: &mut Vec<Operation>) -> bool {
-        if !self.given_back.is_empty() {
-            let (call, _) = Call::new(released(&std::mem::take(&mut self.given_back)));
-            batch.push(Operation::Finish(call));
+        if let Some(release) = self.take_given_back() {
+            batch.push(release);
         } else if let Some(operation) = self.receiver.blocking_recv() {
             batch.push(operation);
         } else {
@@ -312,6 +333,12 @@ impl Writing {
             batch.push(operation);
         }
         true
+    }
+
+    /// The release of what was leased to callers who had gone.
+    fn take_given_back(&mut self) -> Option<Operation> {
+        let leases = std::mem::take(&mut self.given_back);
+        (!leases.is_empty()).then(|| Operation::Finish(Call::new(released(&leases)).0))
     }
 
     /// Applies, commits, publishes and answers a batch; an error is the reason to stop the store.
@@ -339,14 +366,13 @@ impl Writing {
     /// One transaction: nothing of it is left if it fails.
     fn attempt(
         &mut self,
-        batch: &mut Vec<Operation>,
+        batch: &mut [Operation],
         served: &mut Vec<(u64, Call<Claim, Claimed>)>,
     ) -> Result<(), Failure> {
         let operations = batch.len();
         let started = Stopwatch::start();
         self.engine.begin()?;
-        let mut parking = Vec::new();
-        for (index, operation) in batch.iter_mut().enumerate() {
+        for operation in batch.iter_mut() {
             if operation.is_create()
                 && let Some(error) = self.engine.refuses_creates()
             {
@@ -357,11 +383,11 @@ impl Writing {
                 self.serve_parked(served)?; // who has waited longer comes first
             }
             operation.apply(&mut self.engine)?;
-            if let Operation::Claim(call, true) = operation
-                && self.parked.is_some()
-                && matches!(&call.answer, Some(Ok(claimed)) if claimed.jobs.is_empty())
+            if operation.waits_on()
+                && let Some(parked) = &mut self.parked
+                && let Operation::Claim(call, _) = std::mem::replace(operation, Operation::Parked)
             {
-                parking.push(index);
+                parked.park(call); // at once: the rest of the batch may make a job ready
             }
         }
         self.serve_parked(served)?;
@@ -369,7 +395,6 @@ impl Writing {
             self.metrics.publish(&published, operations, started.seconds());
         }
         self.engine.after_commit();
-        self.park(batch, &parking);
         if batch.iter().any(|operation| matches!(operation, Operation::StopWaiting(_))) {
             self.stop_waiting(served);
         }
@@ -379,7 +404,7 @@ impl Writing {
     /// The same once more without its creates, after the reserve was given up.
     fn attempt_from_reserve(
         &mut self,
-        batch: &mut Vec<Operation>,
+        batch: &mut [Operation],
         served: &mut Vec<(u64, Call<Claim, Claimed>)>,
     ) -> Result<(), String> {
         warn!(event = "disk_full", "the disk is full; refusing creates, using the reserve");
@@ -422,16 +447,6 @@ impl Writing {
     fn put_back(&mut self, served: &mut Vec<(u64, Call<Claim, Claimed>)>) {
         if let Some(parked) = &mut self.parked {
             served.drain(..).rev().for_each(|(number, call)| parked.put_back(number, call));
-        }
-    }
-
-    /// Takes claims that found nothing out of the batch, to wait.
-    fn park(&mut self, batch: &mut Vec<Operation>, parking: &[usize]) {
-        let Some(parked) = &mut self.parked else { return };
-        for index in parking.iter().rev() {
-            if let Operation::Claim(call, _) = batch.remove(*index) {
-                parked.park(call);
-            }
         }
     }
 
