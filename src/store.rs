@@ -175,8 +175,10 @@ impl Store {
         self.writer.call((), Operation::StopWaiting).await
     }
 
-    /// Finishes what was handed over, then closes the files.
+    /// Finishes what was handed over, then closes the files; all is in the one file then.
     pub async fn close(&self) -> Result<(), StoreError> {
+        // Before the writer, whose connection can only put the log away if it is the last.
+        self.readers.close().await;
         self.writer.close().await
     }
 }

@@ -32,7 +32,7 @@ pub(in crate::store) struct Readers {
 
 struct Pool {
     connections: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     config: Arc<Config>,
 }
 
@@ -46,9 +46,18 @@ impl Readers {
         };
         let connections: Result<Vec<_>, _> = (0..CONNECTIONS).map(|_| open()).collect();
         let connections = connections.map_err(|error| OpenError::engine(&config.data, error))?;
-        let permits = Semaphore::new(connections.len());
+        let permits = Arc::new(Semaphore::new(connections.len()));
         let pool = Pool { connections: Mutex::new(connections), permits, config };
         Ok(Self { pool: Arc::new(pool) })
+    }
+
+    /// Waits for the reads that go on, and closes the connections.
+    pub(in crate::store) async fn close(&self) {
+        let all = self.pool.permits.acquire_many(CONNECTIONS as u32).await;
+        if all.is_ok() {
+            self.pool.permits.close();
+            self.pool.lock().clear();
+        }
     }
 
     /// One job with payload and result.
@@ -71,8 +80,10 @@ impl Readers {
         read: impl FnOnce(&Connection, &Config) -> rusqlite::Result<R> + Send + 'static,
     ) -> Result<R, StoreError> {
         let pool = self.pool.clone();
-        let _permit = self.pool.permits.acquire().await.expect("the semaphore is never closed");
+        let permit = self.pool.permits.clone().acquire_owned().await.map_err(|_| closed())?;
         let reading = tokio::task::spawn_blocking(move || {
+            // Held to the end of the reading, even if its caller goes away before.
+            let _permit = permit;
             let mut connection = pool.lock().pop().expect("a permit stands for a connection");
             let started = Stopwatch::start();
             let is_late = move || started.seconds() > LIMIT.as_secs_f64();
@@ -89,6 +100,10 @@ impl Readers {
                 .unwrap_or_else(|| StoreError::Stopped(error.to_string())),
         })
     }
+}
+
+fn closed() -> StoreError {
+    StoreError::Stopped("it is closed".into())
 }
 
 impl Pool {
@@ -144,7 +159,7 @@ fn page(connection: &Connection, config: &Config, filter: &Filter) -> rusqlite::
             page.jobs.push(job);
         }
         page.next_cursor = Some(key);
-        if page.jobs.len() == filter.limit {
+        if page.jobs.len() >= filter.limit {
             return Ok(page);
         }
     }
