@@ -1,8 +1,9 @@
 //! Opening the store: lock, file, pragmas, schema, recovery; in this order.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Row};
 use tokio::sync::watch;
 
 use super::checkpoint::Checkpointer;
@@ -48,7 +49,7 @@ pub(in crate::store) fn open(
     let mut connection = Connection::open_with_flags(&file, flags(true)).map_err(failed)?;
     configure(&connection).map_err(|error| open_failed(error, &config))?;
     schema::prepare(&mut connection, &file)?;
-    enter_wal(&connection).map_err(failed)?;
+    enter_wal(&connection, &file)?;
     let reserve = Reserve::take(&file).map_err(io)?;
     let checkpointer = Checkpointer::start(&file, &mut connection)?;
     let state = State::load(&connection).map_err(failed)?;
@@ -68,7 +69,15 @@ pub(in crate::store) fn open(
         due,
         _lock: lock,
     };
-    engine.recover().map_err(|failure| recovery_failed(failure, &file))?;
+    let recovered = match engine.recover() {
+        Err(Failure::Full) => {
+            engine.roll_back().map_err(|why| recovery_failed(Failure::Fatal(why), &file))?;
+            engine.give_up_reserve();
+            engine.recover()
+        }
+        recovered => recovered,
+    };
+    recovered.map_err(|failure| recovery_failed(failure, &file))?;
     engine.metrics.restore(&engine.state.as_delta());
     Ok((engine, readers))
 }
@@ -92,13 +101,15 @@ pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", false)
 }
 
-fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| {
-        let mode: String = row.get(0)?;
-        assert_eq!(mode, "wal", "SQLite cannot keep a log beside the file");
-        Ok(())
-    })?;
-    connection.pragma_update(None, "wal_autocheckpoint", 0)
+fn enter_wal(connection: &Connection, file: &Path) -> Result<(), OpenError> {
+    let failed = |error| OpenError::engine(file, error);
+    let read = |row: &Row<'_>| row.get::<_, String>(0);
+    let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", read);
+    if mode.map_err(failed)? != "wal" {
+        let why = "its file system cannot hold the index of a write-ahead log";
+        return Err(OpenError::engine(file, std::io::Error::other(why)));
+    }
+    connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(failed)
 }
 
 fn open_failed(error: rusqlite::Error, config: &Config) -> OpenError {
@@ -110,7 +121,7 @@ fn open_failed(error: rusqlite::Error, config: &Config) -> OpenError {
     }
 }
 
-fn recovery_failed(failure: Failure, file: &std::path::Path) -> OpenError {
+fn recovery_failed(failure: Failure, file: &Path) -> OpenError {
     let text = match failure {
         Failure::Full => "the disk is full".to_owned(),
         Failure::Fatal(reason) => reason,
