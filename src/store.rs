@@ -185,7 +185,8 @@ impl Store {
 
     /// Finishes what was handed over, then closes the files.
     pub async fn close(&self) -> Result<(), StoreError> {
-        self.readers.close(); // whoever closes the file last tidies its log up
+        // Before the writer, whose connection can only put the log away if it is the last.
+        self.readers.close().await;
         self.writer.close().await
     }
 }

@@ -70,7 +70,7 @@ impl Bed {
 
     /// With other rules for queue `a`.
     pub(crate) fn with_policy(change: impl FnOnce(&mut Policy)) -> Self {
-        Self::with(|config| change(&mut policy_of_a(config)))
+        Self::with(|config| change(policy_of_a(config)))
     }
 
     pub(crate) fn file(&self) -> PathBuf {

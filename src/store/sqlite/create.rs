@@ -130,6 +130,7 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether there is room for the last of `added` jobs.
     fn check_depth(
         &self,
         queue: Option<QueueId>,
@@ -141,7 +142,8 @@ impl Engine {
             Some(queue) => self.state.queue(queue)?.counts.depth(),
             None => 0,
         };
-        if depth.saturating_add_unsigned(added) > i64::try_from(limit).unwrap_or(i64::MAX) {
+        let depth = depth.saturating_add_unsigned(added - 1);
+        if depth >= i64::try_from(limit).unwrap_or(i64::MAX) {
             return Err(StoreError::QueueFull { queue: job.queue.clone(), depth, limit });
         }
         Ok(())

@@ -66,10 +66,13 @@ impl Readers {
         self.read(move |connection, config| page(connection, config, &filter)).await
     }
 
-    /// Closes the connections; reads that come later are refused.
-    pub(in crate::store) fn close(&self) {
-        self.pool.permits.close();
-        self.pool.lock().clear();
+    /// Waits for the reads that go on, and closes the connections; later reads are refused.
+    pub(in crate::store) async fn close(&self) {
+        let all = self.pool.permits.acquire_many(CONNECTIONS as u32).await;
+        if all.is_ok() {
+            self.pool.permits.close();
+            self.pool.lock().clear();
+        }
     }
 
     /// Runs `read` on a connection and a thread of its own, and ends it at the limit.
