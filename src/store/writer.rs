@@ -28,6 +28,7 @@
 use std::sync::Arc;
 use std::thread;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
@@ -106,9 +107,13 @@ impl Writer {
     pub(super) fn give_back(&self, leases: Vec<Lease>) {
         let (call, _) = Call::new(released(&leases));
         let writer = self.clone();
+        let operation = match self.operations.try_send(Operation::Finish(call)) {
+            Err(TrySendError::Full(operation)) => operation,
+            // If the store has stopped, the leases expire.
+            Ok(()) | Err(TrySendError::Closed(_)) => return,
+        };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Without an answer: if the store has stopped, the leases expire.
-            let sent = async move { drop(writer.send(Operation::Finish(call)).await) };
+            let sent = async move { drop(writer.send(operation).await) };
             self.giving_back.spawn_on(sent, &runtime);
         }
     }

@@ -18,7 +18,10 @@ fn serve(directory: &Path, flags: &[&str]) -> (Option<i32>, String) {
     }
     let output = command.current_dir(directory).output().expect("it runs");
     assert!(output.stdout.is_empty(), "errors are not output");
-    (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+    let directory = directory.canonicalize().expect("it is there");
+    let text = String::from_utf8(output.stderr).expect("UTF-8");
+    // Messages name files in full.
+    (output.status.code(), text.replace(&format!("{}/", directory.display()), ""))
 }
 
 /// Fails with exit code 1 and this one line.
