@@ -34,10 +34,36 @@ impl Timestamp {
 
     /// Reads RFC 3339 with an offset (section 5.6 of the RFC); years 1970 to 9999.
     pub fn parse(text: &str) -> Option<Self> {
-        let instant: jiff::Timestamp = text.parse().ok()?;
+        if !is_rfc_3339(text.as_bytes()) {
+            return None; // the parser takes more: spaces, no dashes, names of time zones
+        }
+        let instant: jiff::Timestamp = text.to_ascii_uppercase().parse().ok()?;
         let stamp = Self(instant.as_millisecond());
         (Self(0)..=Self::MAX).contains(&stamp).then_some(stamp)
     }
+}
+
+/// Whether a text has the shape of `date-time` in RFC 3339; the numbers may be out of range.
+fn is_rfc_3339(text: &[u8]) -> bool {
+    let has_shape = |text: &[u8], shape: &[u8]| {
+        text.len() == shape.len()
+            && text.iter().zip(shape).all(|(byte, wanted)| match wanted {
+                b'0' => byte.is_ascii_digit(),
+                b'+' => matches!(byte, b'+' | b'-'),
+                _ => byte.eq_ignore_ascii_case(wanted),
+            })
+    };
+    let Some((time, rest)) = text.split_at_checked("0000-00-00T00:00:00".len()) else {
+        return false;
+    };
+    let digits = match rest.strip_prefix(b".") {
+        Some(fraction) => fraction.iter().take_while(|byte| byte.is_ascii_digit()).count(),
+        None => 0,
+    };
+    let fraction = if digits == 0 { 0 } else { 1 + digits };
+    let offset = &rest[fraction..];
+    has_shape(time, b"0000-00-00T00:00:00")
+        && (has_shape(offset, b"Z") || has_shape(offset, b"+00:00"))
 }
 
 impl std::fmt::Display for Timestamp {
@@ -159,9 +185,31 @@ mod tests {
         assert_eq!(stamp.to_string(), "2026-03-01T10:00:00.250Z");
         assert_eq!(Timestamp::parse("2026-03-01T10:00:00Z"), Some(Timestamp(stamp.0 - 250)));
         assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T22:00:00.000Z");
-        for bad in
-            ["2026-03-01T12:00:00", "2026-03-01", "12:00", "tomorrow", "1969-12-31T23:59:59Z"]
-        {
+        assert_eq!(Timestamp::parse("2026-03-01t10:00:00.25z"), Some(stamp));
+        assert_eq!(Timestamp::parse("2026-03-01T08:00:00.2500-02:00"), Some(stamp));
+        for bad in [
+            "2026-03-01T12:00:00",
+            "2026-03-01",
+            "12:00",
+            "tomorrow",
+            "1969-12-31T23:59:59Z",
+            "",
+            " 2026-03-01T10:00:00Z",
+            "2026-03-01 10:00:00Z",
+            "2026-03-01T10:00:00Z ",
+            "20260301T100000Z",
+            "2026-03-01T10:00Z",
+            "2026-03-01T10:00:00.Z",
+            "2026-03-01T10:00:00,5Z",
+            "2026-03-01T10:00:00+0100",
+            "2026-03-01T10:00:00+01",
+            "2026-03-01T10:00:00+01:00:00",
+            "2026-03-01T10:00:00Z[UTC]",
+            "2026-03-01T10:00:00+01:00[Europe/Paris]",
+            "+002026-03-01T10:00:00Z",
+            "2026-13-01T10:00:00Z",
+            "2026-03-01T10:00:0äZ",
+        ] {
             assert_eq!(Timestamp::parse(bad), None, "{bad}");
         }
     }

@@ -47,6 +47,7 @@ pub struct Api {
     draining: CancellationToken,
     writes: TaskTracker,
     large_bodies: Semaphore,
+    scrapes: Arc<Semaphore>,
 }
 
 /// What the router hands to each handler.
@@ -69,6 +70,7 @@ impl Api {
             draining,
             writes: TaskTracker::new(),
             large_bodies,
+            scrapes: Arc::new(Semaphore::new(pages::MAX_SCRAPES)),
         })
     }
 

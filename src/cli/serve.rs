@@ -11,6 +11,7 @@ use super::settings::Settings;
 use super::{Failure, logs};
 use crate::config::{Config, ConfigError};
 use crate::daemon::{Daemon, DaemonError};
+use crate::worker::exec::open_files;
 
 /// How long the end waits for threads that are still reading: they hold nothing that matters.
 const LAST_READS: Duration = Duration::from_millis(100);
@@ -33,6 +34,7 @@ impl Serve {
     /// A wrong configuration, what kept the daemon from starting, or why it ended by itself.
     pub fn run(&self) -> Result<(), Failure> {
         let config = self.prepare()?;
+        open_files::raise();
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
         let outcome = runtime.block_on(run(config));
         runtime.shutdown_timeout(LAST_READS);

@@ -52,7 +52,9 @@ pub(super) async fn pass(State(api): State<Shared>, request: Request, next: Next
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let refused = response.extensions().get::<Code>().copied();
-    if let Some(reason) = refused.and_then(Code::rejected) {
+    // That a probe asks whether it is ready is no request that was refused.
+    let counted = refused.filter(|_| !HEALTH.contains(&route));
+    if let Some(reason) = counted.and_then(Code::rejected) {
         api.metrics.rejected(reason);
     }
     let status = response.status().as_u16();

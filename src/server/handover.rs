@@ -1,7 +1,7 @@
 //! Leased jobs on their way to the caller: given back unless the connection took them.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -13,6 +13,9 @@ use tracing::{debug, warn};
 use super::Shared;
 use crate::job::Outcome;
 use crate::store::{Finish, Lease};
+
+/// The most bytes that the connection takes at once: it asks for more when they are on their way.
+const CHUNK: usize = 64 << 10;
 
 /// The leases of an answer that has not been handed to its connection yet.
 pub(super) struct Handover {
@@ -28,7 +31,7 @@ impl Handover {
 
     /// The body that tells the caller of them.
     pub(super) fn around(self, body: Body) -> Body {
-        Body::new(Handed { body, handover: self })
+        Body::new(Handed { body, pending: Bytes::new(), handover: self })
     }
 }
 
@@ -59,6 +62,8 @@ impl Drop for Handover {
 /// A body with the leases that it tells of.
 struct Handed {
     body: Body,
+    /// What has come out of it and was not taken yet.
+    pending: Bytes,
     handover: Handover,
 }
 
@@ -70,18 +75,29 @@ impl HttpBody for Handed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_ready() {
+        if self.pending.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)?) {
+                Some(frame) => self.pending = frame.into_data().unwrap_or_default(),
+                None => {
+                    self.handover.leases.clear();
+                    return Poll::Ready(None);
+                }
+            }
+        }
+        let length = self.pending.len().min(CHUNK);
+        let chunk = self.pending.split_to(length);
+        if self.is_end_stream() {
             self.handover.leases.clear();
         }
-        polled
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.pending.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let rest = self.body.size_hint().exact().unwrap_or_default(); // views are in memory
+        SizeHint::with_exact(self.pending.len() as u64 + rest)
     }
 }

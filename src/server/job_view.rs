@@ -9,6 +9,9 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::config::duration;
 use crate::store::Job;
 
+/// The most bytes of an error text that a list shows; the job itself has all of it.
+const MAX_LISTED_ERROR: usize = 2 << 10;
+
 /// A job without payload and result, as lists have it.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct JobSummary<'a> {
@@ -96,6 +99,19 @@ impl<'a> From<&'a Job> for JobSummary<'a> {
             worker: job.worker.as_deref(),
             last_error,
         }
+    }
+}
+
+impl<'a> JobSummary<'a> {
+    /// As one of many: 500 error texts in full would be megabytes.
+    pub(super) fn in_list(job: &'a Job) -> Self {
+        let mut summary = Self::from(job);
+        if let Some(error) = &mut summary.last_error {
+            let mut ends = (0..=MAX_LISTED_ERROR.min(error.message.len())).rev();
+            let end = ends.find(|end| error.message.is_char_boundary(*end));
+            error.message = &error.message[..end.unwrap_or_default()];
+        }
+        summary
     }
 }
 
@@ -205,12 +221,20 @@ mod tests {
             message: "took 5m".into(),
         };
         let job = Job { last_error: Some(error), ..job() };
-        let view = to_value(JobSummary::from(&job)).expect("serializes");
+        let view = to_value(JobSummary::in_list(&job)).expect("serializes");
         assert!(view.get("payload").is_none() && view.get("result").is_none());
         let expected = json!({
             "attempt": 2, "at": "1970-01-01T00:00:00.000Z", "outcome": "timed_out",
             "message": "took 5m",
         });
         assert_eq!(view["last_error"], expected);
+
+        let mut job = job;
+        if let Some(error) = &mut job.last_error {
+            error.message = format!("x{}", "ä".repeat(MAX_LISTED_ERROR));
+        }
+        let view = to_value(JobSummary::in_list(&job)).expect("serializes");
+        let listed = view["last_error"]["message"].as_str().expect("text").len();
+        assert_eq!(listed, MAX_LISTED_ERROR - 1, "cut between characters");
     }
 }

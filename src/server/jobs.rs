@@ -104,7 +104,7 @@ pub(super) async fn show(
 pub(super) async fn list(State(api): State<Shared>, uri: Uri) -> Result<Response, ApiError> {
     let page = api.store.list(ListQuery::read(&uri)?.filter()?).await?;
     let view = PageView {
-        jobs: page.jobs.iter().map(JobSummary::from).collect(),
+        jobs: page.jobs.iter().map(JobSummary::in_list).collect(),
         next_cursor: page.next_cursor.map(write_cursor),
     };
     Ok(json::answer(StatusCode::OK, &view))

@@ -47,6 +47,14 @@ fn locate<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<ApiError> {
     Some(explain(error.inner(), if path == "." { "" } else { &path }))
 }
 
+/// The most characters that an answer repeats of what the caller sent.
+const MAX_ECHO: usize = 200;
+
+/// At most so many characters as an answer repeats.
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(MAX_ECHO).map_or(text, |(end, _)| &text[..end])
+}
+
 /// What to say about an error of the parser.
 pub(super) fn explain(error: &serde_json::Error, path: &str) -> ApiError {
     let said = error.to_string();
@@ -67,8 +75,8 @@ pub(super) fn explain(error: &serde_json::Error, path: &str) -> ApiError {
         (Code::InvalidField, path)
     };
     let said = said.replace("expected i64", "expected an integer");
-    let error = ApiError::new(code, said);
-    if field.is_empty() { error } else { error.field(field) }
+    let error = ApiError::new(code, cut(&said));
+    if field.is_empty() { error } else { error.field(cut(field)) }
 }
 
 /// Refuses JSON text that nests too deep; `text` is valid JSON.
@@ -141,6 +149,17 @@ mod tests {
         assert_eq!(refused(br#"{"kind":"a","kind":"b"}"#), (Code::InvalidField, field("kind")));
         assert_eq!(refused(br#"["a"]"#), (Code::InvalidField, None));
         assert_eq!(refused(b"null"), (Code::InvalidField, None));
+    }
+
+    #[test]
+    fn long_names_and_values_are_not_repeated_in_full() {
+        let long = "ä".repeat(5_000);
+        for text in [format!(r#"{{"{long}":1}}"#), format!(r#"{{"kind":"a","priority":"{long}"}}"#)]
+        {
+            let error = object::<Sample>(text.as_bytes()).expect_err("must be refused");
+            assert_eq!(error.message.chars().count(), MAX_ECHO);
+            assert!(error.field.is_some_and(|field| field.chars().count() <= MAX_ECHO));
+        }
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 /// The media type of the landing page.
 pub(super) const HTML: &str = "text/html; charset=utf-8";
 
+/// The most scrapes at once: each holds a thread and an exposition.
+pub(super) const MAX_SCRAPES: usize = 40;
+
 /// The page loads nothing, runs nothing, and is framed by nobody.
 const POLICY: &str =
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -39,8 +42,16 @@ pub(super) async fn ready(State(api): State<Shared>) -> Result<Response, ApiErro
 /// `GET /metrics`
 pub(super) async fn exposition(State(api): State<Shared>) -> Result<Response, ApiError> {
     // Thousands of lines take milliseconds to write, which other requests need not wait for.
+    let Ok(place) = api.scrapes.clone().try_acquire_owned() else {
+        let message = format!("{MAX_SCRAPES} scrapes are under way; scrape less often");
+        return Err(ApiError::new(Code::ServerBusy, message));
+    };
     let metrics = api.metrics.clone();
-    let text = spawn_blocking(move || metrics.snapshot().to_text()).await.map_err(|_| {
+    let scrape = move || {
+        let _place = place; // kept while it is written, whether or not the caller still waits
+        metrics.snapshot().to_text()
+    };
+    let text = spawn_blocking(scrape).await.map_err(|_| {
         ApiError::new(Code::InternalError, "the exposition could not be written; see the log")
     })?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())

@@ -20,6 +20,8 @@ pub(super) struct StatsView<'a> {
     /// Of all queues together.
     #[serde(flatten)]
     all: CountsView,
+    /// Jobs created under __other__ since the limit of pairs was reached.
+    pairs_overflow_jobs: u64,
     /// What the sweeper did.
     sweeper: SweeperView,
     /// By name; "__other__" is what has no counts of its own.
@@ -130,6 +132,7 @@ impl<'a> StatsView<'a> {
         }
         Self {
             all: (&all).into(),
+            pairs_overflow_jobs: snapshot.totals.overflow_jobs,
             sweeper: SweeperView {
                 promoted: snapshot.totals.promoted,
                 expired: snapshot.totals.expired,
@@ -169,6 +172,7 @@ mod tests {
         let mut snapshot = Metrics::new(Arc::new(Config::default())).snapshot();
         snapshot.rows = vec![row("a"), row("a"), row("b")];
         snapshot.totals.pruned = 9;
+        snapshot.totals.overflow_jobs = 8;
         snapshot.queues[0].leases_lost = 2;
         let first = snapshot.queues[0].queue.to_string();
         let view = serde_json::to_value(StatsView::new(&snapshot)).expect("serializes");
@@ -181,5 +185,6 @@ mod tests {
         assert_eq!(view["queues"]["b"]["jobs_failed"], 7);
         assert_eq!(view["queues"][first]["leases_lost"], 2);
         assert_eq!(view["sweeper"]["pruned"], 9);
+        assert_eq!(view["pairs_overflow_jobs"], 8);
     }
 }

@@ -19,6 +19,9 @@ use crate::store::{Finish, LeaseAnswer, LeasedJob, Renewal, StoreError};
 /// How long to wait before a renewal or a finish that failed is tried again.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(500);
 
+/// How long a job waits after the machine had no room to start its command.
+const PAUSE_AFTER_SHORTAGE: Duration = Duration::from_secs(1);
+
 /// A claimed job on its way to its end.
 pub(super) struct Attempt {
     shared: Arc<Shared>,
@@ -174,7 +177,8 @@ impl Attempt {
         let job = &self.leased.job;
         let duration_ms = (self.started.seconds() * 1e3) as u64;
         let outcome = outcome.result().name();
-        match error {
+        // What the command wrote may be payload, which does not belong into logs.
+        match error.map(exec::what_happened) {
             Some(error) => {
                 warn!(event = "attempt_failed", job_id = %job.id, queue = job.queue, kind = job.kind, attempt = job.attempt, duration_ms, outcome, error);
             }
@@ -204,6 +208,9 @@ fn report(
             Some((Outcome::Failed { permanent, retry_in: Duration::ZERO }, None, Some(error)))
         }
         Ended::TimedOut { error } => Some((Outcome::TimedOut, None, Some(error))),
+        Ended::Short { error } => {
+            Some((Outcome::Released { retry_in: PAUSE_AFTER_SHORTAGE }, None, Some(error)))
+        }
         Ended::Interrupted if interruption == Some(Interruption::Drain) => {
             Some((Outcome::Released { retry_in: Duration::ZERO }, None, None))
         }

@@ -9,6 +9,7 @@
 mod before_exec;
 mod group;
 mod leftovers;
+pub mod open_files;
 mod output;
 mod processes;
 mod spawn;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{ExecConfig, duration};
 use group::Group;
 use output::Pipes;
+use spawn::Refusal;
 
 pub use leftovers::end_leftovers;
 pub use spawn::Spawner;
@@ -35,6 +37,9 @@ pub const GRACE: Duration = Duration::from_secs(5);
 
 /// The exit status that says the job can never succeed: EX_DATAERR of sysexits.h.
 const DATA_ERROR: i32 = 65;
+
+/// What stands between what happened and the command's stderr.
+const STDERR: &str = ": ";
 
 /// The signals that end commands in practice, by number.
 const SIGNALS: [(i32, &str); 12] = [
@@ -90,6 +95,12 @@ pub enum Ended {
         /// After how long, with the last 4 KiB of stderr.
         error: String,
     },
+    /// The machine had no descriptor, process or memory left for it, which says nothing about the
+    /// job.
+    Short {
+        /// What was lacking.
+        error: String,
+    },
     /// The caller interrupted it.
     Interrupted,
 }
@@ -109,12 +120,20 @@ enum Stop {
 /// the group.
 pub async fn run(spawner: &Spawner, invocation: Invocation, interrupt: CancellationToken) -> Ended {
     let Invocation { config, variables, payload, timeout, grace } = invocation;
-    if interrupt.is_cancelled() {
-        return Ended::Interrupted;
-    }
-    let mut group = match spawner.spawn(config, variables).await {
+    // A program on a dead file server can hold up the spawner for ever.
+    let spawned = tokio::select! {
+        biased;
+        () = interrupt.cancelled() => return Ended::Interrupted,
+        spawned = spawner.spawn(config, variables) => spawned,
+        after = expiry(timeout) => {
+            let what = format!("timed out after {}", duration::format(after));
+            return Ended::TimedOut { error: format!("{what}, before it was started") };
+        }
+    };
+    let mut group = match spawned {
         Ok(group) => group,
-        Err(error) => return Ended::Failed { permanent: false, error },
+        Err(Refusal { error, is_shortage: true }) => return Ended::Short { error },
+        Err(Refusal { error, .. }) => return Ended::Failed { permanent: false, error },
     };
     let mut pipes = Pipes::of(&mut group, payload);
 
@@ -179,8 +198,18 @@ fn outcome(stop: Stop, pipes: &Pipes) -> Ended {
 
 fn with_stderr(what: String, pipes: &Pipes) -> String {
     match pipes.complaint() {
-        Some(complaint) => format!("{what}: {complaint}"),
+        Some(complaint) => format!("{what}{STDERR}{complaint}"),
         None => what,
+    }
+}
+
+/// The part of an attempt's error that the daemon saw itself, without the command's stderr.
+pub(super) fn what_happened(error: &str) -> &str {
+    match error.split_once(STDERR) {
+        // It wrote nothing, and the rest is the reason.
+        _ if error.starts_with("cannot start ") => error,
+        Some((what, _)) => what,
+        None => error,
     }
 }
 
@@ -191,5 +220,18 @@ fn describe(status: ExitStatus) -> String {
     match SIGNALS.iter().find(|(number, _)| *number == signal) {
         Some((_, name)) => format!("killed by signal {signal} ({name})"),
         None => format!("killed by signal {signal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_is_without_what_the_command_wrote() {
+        assert_eq!(what_happened("exit status 3: secret: payload\nmore"), "exit status 3");
+        assert_eq!(what_happened("timed out after 5m"), "timed out after 5m");
+        let missing = "cannot start x: no such program in PATH /bin";
+        assert_eq!(what_happened(missing), missing);
     }
 }

@@ -33,7 +33,7 @@ pub struct Spawner {
 struct Request {
     config: ExecConfig,
     variables: Vec<(&'static str, String)>,
-    answer: oneshot::Sender<Result<Group, String>>,
+    answer: oneshot::Sender<Result<Group, Refusal>>,
 }
 
 impl Spawner {
@@ -60,7 +60,7 @@ impl Spawner {
         &self,
         config: ExecConfig,
         variables: Vec<(&'static str, String)>,
-    ) -> Result<Group, String> {
+    ) -> Result<Group, Refusal> {
         const ALIVE: &str = "the spawner's thread ends after the last spawner";
         let (answer, spawned) = oneshot::channel();
         self.requests.send(Request { config, variables, answer }).await.expect(ALIVE);
@@ -79,8 +79,10 @@ fn serve(runtime: &Handle, mut waiting: mpsc::Receiver<Request>) {
     }
 }
 
-fn spawn(config: &ExecConfig, variables: Vec<(&'static str, String)>) -> Result<Group, String> {
-    let name = config.command.first().ok_or("cannot start a command without a program")?;
+fn spawn(config: &ExecConfig, variables: Vec<(&'static str, String)>) -> Result<Group, Refusal> {
+    let Some(name) = config.command.first() else {
+        return Err("cannot start a command without a program".to_owned().into());
+    };
     let mut command = Command::new(program(name, config)?);
     command
         .arg0(name)
@@ -101,14 +103,32 @@ fn spawn(config: &ExecConfig, variables: Vec<(&'static str, String)>) -> Result<
     Ok(Group::of(child))
 }
 
+/// Why a spawn failed.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// What could not be started, and why.
+    pub(super) error: String,
+    /// Whether it is the machine that lacks something, for now.
+    pub(super) is_shortage: bool,
+}
+
+impl From<String> for Refusal {
+    fn from(error: String) -> Self {
+        Self { error, is_shortage: false }
+    }
+}
+
 /// Why a spawn failed. The kernel has one error for a missing program and a missing directory.
-fn refusal(name: &str, dir: Option<&Path>, error: &io::Error) -> String {
-    match dir {
+fn refusal(name: &str, dir: Option<&Path>, error: &io::Error) -> Refusal {
+    const SHORTAGES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM];
+    let is_shortage = error.raw_os_error().is_some_and(|number| SHORTAGES.contains(&number));
+    let error = match dir {
         Some(dir) if !dir.is_dir() => {
             format!("cannot start {name}: its directory {} does not exist", dir.display())
         }
         _ => format!("cannot start {name}: {error}"),
-    }
+    };
+    Refusal { error, is_shortage }
 }
 
 /// The file to execute.
@@ -116,14 +136,15 @@ fn refusal(name: &str, dir: Option<&Path>, error: &io::Error) -> String {
 /// Once its environment is cleared the standard library would look a bare name up in the C
 /// library's default path, so it is looked up here: in the command's own PATH if it is given
 /// one, as `env` does, else in the daemon's.
-fn program(name: &str, config: &ExecConfig) -> Result<PathBuf, String> {
+fn program(name: &str, config: &ExecConfig) -> Result<PathBuf, Refusal> {
     if name.contains('/') {
         return Ok(name.into());
     }
     let own = config.env.get("PATH").map(OsString::from);
     let path = own.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-    find(name, &path)
-        .ok_or_else(|| format!("cannot start {name}: no such program in PATH {}", path.display()))
+    find(name, &path).ok_or_else(|| {
+        format!("cannot start {name}: no such program in PATH {}", path.display()).into()
+    })
 }
 
 /// The first executable file of that name. Relative entries are skipped: they would change with
