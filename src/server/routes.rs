@@ -163,10 +163,20 @@ fn job_routes() -> Vec<Route> {
         Route::new(Method::GET, "/v1/jobs", "listJobs", "lists jobs, newest first", jobs::list)
             .query::<ListQuery>()
             .answers::<PageView>(200)
-            .refuses(&[Code::InvalidQuery, Code::TooSlow, Code::StoreStopped]),
+            .refuses(&[
+                Code::InvalidQuery,
+                Code::TooSlow,
+                Code::StoreUnreadable,
+                Code::StoreStopped,
+            ]),
         Route::new(Method::GET, "/v1/jobs/{id}", "showJob", "shows a job", jobs::show)
             .answers::<JobView>(200)
-            .refuses(&[Code::JobNotFound, Code::TooSlow, Code::StoreStopped]),
+            .refuses(&[
+                Code::JobNotFound,
+                Code::TooSlow,
+                Code::StoreUnreadable,
+                Code::StoreStopped,
+            ]),
         Route::new(
             Method::POST,
             "/v1/jobs/{id}/cancel",

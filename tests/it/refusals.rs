@@ -20,6 +20,7 @@ pub const CASES: &[(&str, u16, Option<&str>)] = &[
     ("result_too_large", 400, Some("payload_too_large")),
     ("error_too_long", 400, Some("payload_too_large")),
     ("missing_host", 400, Some("unknown_host")),
+    ("cross_site", 403, Some("cross_site")),
     ("too_many_queues", 403, Some("too_many_queues")),
     ("route_not_found", 404, None),
     ("job_not_found", 404, None),
@@ -45,6 +46,7 @@ pub const CASES: &[(&str, u16, Option<&str>)] = &[
     ("store_busy", 503, Some("store_busy")),
     ("too_slow", 503, Some("timeout")),
     ("job_damaged", 503, None),
+    ("store_unreadable", 503, None),
     ("store_stopped", 503, None),
     ("disk_full", 507, Some("disk_full")),
 ];
