@@ -27,8 +27,8 @@ pub(super) fn tie_to_parent(command: &mut Command) {
     unsafe {
         command.pre_exec(move || {
             die_with(parent)?;
-            if let Some(limits) = &limits {
-                setrlimit(Resource::Nofile, limits.clone())?;
+            if let Some(limits) = limits {
+                setrlimit(Resource::Nofile, limits)?;
             }
             unblock_signals()
         });

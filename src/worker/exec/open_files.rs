@@ -34,5 +34,5 @@ pub fn raise() {
 
 /// What to set in a command before it starts; none if nothing was raised.
 pub(super) fn given() -> Option<Rlimit> {
-    GIVEN.get().cloned()
+    GIVEN.get().copied()
 }
