@@ -123,11 +123,11 @@ async fn what_is_too_large_is_refused_after_it_was_read_away() {
     let rows = [
         post("/v1/jobs", job_of(limit + 1), "job_too_large"),
         post("/v1/jobs", padded(limit + 1), "job_too_large"),
-        post("/v1/jobs", padded(most), "job_too_large"),
+        post("/v1/jobs", padded(limit + most), "job_too_large"),
         post(batch, format!("[{good},{}]", job_of(limit + 1)), "job_too_large").at(1),
         lines(format!("{good}\n{}", job_of(limit + 1)), "job_too_large").at(1),
         post(batch, padded(most + 1), "body_too_large"),
-        lines(padded(most + 1), "body_too_large"),
+        lines(padded(2 * most), "body_too_large"),
         post(batch, many(10_001), "too_many_items"),
         lines(format!("{good}\n").repeat(10_001), "too_many_items"),
         post("/v1/leases", padded(limit + 1), "body_too_large"),
