@@ -96,7 +96,8 @@ impl Bed {
 
     /// Opens what a crash at this moment leaves: a copy of the file and its log.
     pub(crate) async fn crash(mut self) -> Self {
-        let other = self.path().join("copy.db");
+        let names = ["t.db", "copy.db"].map(|name| self.path().join(name));
+        let other = names.into_iter().find(|name| *name != self.file()).expect("one is free");
         copy_store(&self.file(), &other);
         self.store.close().await.expect("it closes");
         self.config.data = other;

@@ -43,9 +43,11 @@ const TABLE: [(State, [&str; 14]); 7] = [
     (State::Dead,      ["-",     "-",       "-",         "-",        "-",    "-",        "-",     "-",        "-",     "-",         "-",         "ready", "gone", "gone"]),
 ];
 
+type Effect = (State, &'static str, i64, u32, Option<AttemptResult>, Option<Mark>);
+
 /// What else changes, for a job with one failure: run_at, failures, how the attempt ended, the mark.
 #[rustfmt::skip]
-const EFFECTS: [(State, &str, i64, u32, Option<AttemptResult>, Option<Mark>); 23] = {
+const EFFECTS: [Effect; 23] = {
     use AttemptResult as R;
     use State as S;
     const WAS: i64 = RUN_AT.0;

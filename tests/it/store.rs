@@ -3,5 +3,12 @@
 mod claims;
 mod creates;
 mod damage;
+mod files;
 mod keys;
+mod leases;
+mod operators;
+mod pairs;
+mod queues;
+mod restarts;
+mod retention;
 mod waiting;
