@@ -258,7 +258,8 @@ impl Engine {
             let ended = stored(State::Completed) + stored(State::Cancelled);
             (policy.keep_completed, ended > policy.max_completed)
         };
-        let at = if is_over { now } else { now.after(keep) };
+        // Too many is too many whatever the clock says, also after it went back.
+        let at = if is_over { Timestamp(0) } else { now.after(keep) };
         if let Some(queue) = self.state.queues.get_mut(&core.queue) {
             queue.prune_at = queue.prune_at.min(at);
         }
