@@ -1,8 +1,8 @@
 //! The facade over the stored jobs: what each operation promises, whatever engine is behind it.
 //!
 //! Every method that changes something answers after the sync that covers the change. A change
-//! once handed over is finished even if its caller goes away. See [`writer`] for how many callers
-//! share one sync, and [`sqlite`] for what is on disk.
+//! once handed over is finished even if its caller goes away. See `store/writer.rs` for how many callers
+//! share one sync, and `store/sqlite.rs` for what is on disk.
 
 mod id;
 mod operation;
