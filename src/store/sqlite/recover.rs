@@ -50,8 +50,10 @@ impl Engine {
     }
 
     fn running(&self) -> Result<Vec<i64>, Failure> {
-        let mut select =
-            self.connection.prepare("SELECT id FROM jobs WHERE state = 'running' ORDER BY id")?;
+        // In the order of their index: by id, all jobs would be read.
+        let mut select = self
+            .connection
+            .prepare("SELECT id FROM jobs WHERE state = 'running' ORDER BY lease_tick, id")?;
         let keys = select.query_map([], |row| row.get(0))?;
         Ok(keys.collect::<Result<_, _>>()?)
     }
