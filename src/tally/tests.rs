@@ -1,3 +1,5 @@
+//! The ledger of counts: its identities, its rows, its recount.
+
 use std::time::Duration;
 
 use super::*;
