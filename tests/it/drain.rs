@@ -73,7 +73,9 @@ async fn a_drain_lets_attempts_end_and_accepts_all_but_leases() {
     daemon.signal(Signal::TERM);
     until_draining(daemon).await;
     let polled = waiting.await.unwrap().unwrap();
-    assert_eq!(polled.status(), StatusCode::SERVICE_UNAVAILABLE, "a long poll ends at once");
+    // Empty or refused, whichever the drain comes to first; but at once.
+    let ended = [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE];
+    assert!(ended.contains(&polled.status()), "a long poll ends: {}", polled.status());
     let (status, refused) = daemon.post("/v1/leases", json!({"queues": ["outside"]})).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused["error"]["code"], "draining");

@@ -383,7 +383,9 @@ fn a_daemon_started_by_a_job_of_its_own_store_spares_itself_and_its_ancestors() 
     // The shell stays as the ancestor, because a command follows.
     let wrapper = ["/bin/sh", "-c", "\"$@\"; exit $?", "sh"];
     let mut daemon = part("leftover", &wrapper);
-    assert!(daemon.env("TALLYD_STORE", "leftovers-self").status().unwrap().success());
+    // Its own, since another run of this test may go on beside this one.
+    let store = format!("leftovers-self-{}", std::process::id());
+    assert!(daemon.env("TALLYD_STORE", store).status().unwrap().success());
 }
 
 #[test]

@@ -55,7 +55,9 @@ impl Process {
 
     pub fn lives(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
-        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+        // Dead and not yet reaped (Z), or being reaped at this moment (X).
+        let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+        state.is_some_and(|state| !"ZXx".contains(state))
     }
 
     pub async fn ended(&self) {

@@ -52,6 +52,12 @@ impl Readers {
         Ok(Self { pool: Arc::new(pool) })
     }
 
+    /// Changes the connections that nobody reads by.
+    #[cfg(test)]
+    pub(super) fn for_each_connection(&self, change: impl FnMut(&mut Connection)) {
+        self.pool.lock().iter_mut().for_each(change);
+    }
+
     /// One job with payload and result.
     pub(in crate::store) async fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         self.read(move |connection, config| {

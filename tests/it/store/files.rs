@@ -66,8 +66,8 @@ async fn a_store_of_a_newer_tallyd_is_refused() {
 fn a_place_that_cannot_be_written_is_named_with_the_reason() {
     let directory = bed::directory();
     let (_, message) = refusal(directory.path(), "missing/t.db");
-    assert!(message.starts_with("cannot lock "), "{message}");
-    assert!(message.contains("missing/t.db.lock: No such file or directory"), "{message}");
+    assert!(message.starts_with("cannot open "), "{message}");
+    assert!(message.contains("missing/t.db: No such file or directory"), "{message}");
     fs::write(directory.path().join("file"), "").expect("written");
     let (_, message) = refusal(directory.path(), "file/t.db");
     assert!(message.contains("Not a directory"), "{message}");
