@@ -162,7 +162,7 @@ async fn an_interrupt_ends_grandchildren_too() {
     );
     let (ended, heard) = end_of_interrupted(&script, Duration::from_millis(50), &mut line).await;
     assert_eq!(ended, Ended::Interrupted);
-    assert!(!Process::named(&heard).lives());
+    Process::named(&heard).ended().await;
 }
 
 #[tokio::test]
