@@ -141,10 +141,13 @@ async fn a_timeout_ends_even_what_ignores_sigterm() {
 async fn sigterm_comes_first_and_leaves_time_to_clean_up() {
     let dir = TempDir::new().unwrap();
     let mut line = Line::new(dir.path(), "line");
-    // Only `wait` hears a signal that comes at any time, and only an executed child has no trap.
+    // Not a shell: one that gets the signal just before its `wait` may not hear it.
     let script = format!(
-        "trap 'echo cleaned > {0}; exit 0' TERM
-        sh -c 'echo ready > {0}; exec sleep 100' & wait",
+        "exec /usr/bin/perl -e '
+        sub tell_test {{ open my $line, \">\", \"{}\"; print $line \"$_[0]\\n\"; close $line }}
+        $SIG{{TERM}} = sub {{ tell_test(\"cleaned\"); exit 0 }};
+        tell_test(\"ready\");
+        select(undef, undef, undef, 0.01) while 1;'",
         line.path.display()
     );
     let (ended, _) = end_of_interrupted(&script, NEVER, &mut line).await;

@@ -138,6 +138,10 @@ async fn everything() -> (BTreeSet<String>, tempfile::TempDir) {
     let lease = traced.claim(false);
     traced.finish(lease, failed);
     traced.bulk(Action::Discard);
+    traced.create(None, Start::Now);
+    traced.claim(false);
+    traced.create(None, Start::Now);
+    traced.create(None, Start::After(Duration::from_secs(1)));
     traced.bulk(Action::Cancel);
     let id = traced.create(None, Start::Now);
     traced.claim(false);
