@@ -25,8 +25,9 @@ pub enum Entry {
     Cancelling { id: String },
     /// Was told that the job is cancelled.
     Cancelled { id: String },
-    /// Asks for a dead job to be removed.
-    Discarding { id: String },
+    /// Asks for a dead job to be removed; of one whose create was never answered, its payload told
+    /// the mark.
+    Discarding { mark: u64 },
     /// Was told that it is.
     Discarded { id: String },
 }
@@ -50,7 +51,7 @@ struct Known<'j> {
     completed: BTreeSet<&'j str>,
     cancelling: BTreeSet<&'j str>,
     cancelled: BTreeSet<&'j str>,
-    discarding: BTreeSet<&'j str>,
+    discarding: BTreeSet<u64>,
     discarded: BTreeSet<&'j str>,
     wrong: Vec<String>,
 }
@@ -94,7 +95,7 @@ impl<'j> Known<'j> {
             Entry::Ended { lease, outcome, answer } => self.check_answer(lease, outcome, answer),
             Entry::Cancelling { id } => drop(self.cancelling.insert(id)),
             Entry::Cancelled { id } => drop(self.cancelled.insert(id)),
-            Entry::Discarding { id } => drop(self.discarding.insert(id)),
+            Entry::Discarding { mark } => drop(self.discarding.insert(*mark)),
             Entry::Discarded { id } => drop(self.discarded.insert(id)),
         }
     }
@@ -157,21 +158,15 @@ fn wrong_creates(known: &Known<'_>, stored: &Stored) -> Vec<String> {
         if ids.len() > 1 {
             wrong.push(format!("mark {mark} was acknowledged as {ids:?}"));
         }
-        let discarding = ids.iter().any(|id| known.discarding.contains(id));
         let found =
             by_mark.get(mark).is_some_and(|jobs| jobs.iter().all(|job| ids.contains(&*job.id)));
-        if !found && !discarding {
+        if !found && !known.discarding.contains(mark) {
             wrong.push(format!("mark {mark}, acknowledged as {ids:?}, is lost"));
         }
     }
-    let discarding = |mark: &u64| {
-        known
-            .created
-            .get(mark)
-            .is_some_and(|ids| ids.iter().any(|id| known.discarding.contains(id)))
-    };
+    let was_there = |mark: &&u64| times(mark) > 0 || known.discarding.contains(mark);
     for (marks, unique) in &known.groups {
-        let there = marks.iter().filter(|mark| times(mark) > 0 || discarding(mark)).count();
+        let there = marks.iter().filter(was_there).count();
         if there != 0 && there != marks.len() {
             wrong.push(format!(
                 "a batch exists in part, {there} of {} marks {marks:?}",

@@ -295,8 +295,11 @@ impl Client {
                 assert!(status.is_success() || status == StatusCode::CONFLICT, "{status}: {job}");
                 continue;
             }
-            let id = path["/v1/jobs/".len()..].to_owned();
-            self.journal.note(Entry::Discarding { id: id.clone() });
+            let (status, job) = self.ask(Method::GET, &path, &Value::Null).await?;
+            assert_eq!(status, StatusCode::OK, "{job}");
+            let id = job["id"].as_str().expect("an id").to_owned();
+            let mark = job["payload"]["mark"].as_u64().expect("its creator's mark");
+            self.journal.note(Entry::Discarding { mark });
             let (status, answer) = self.ask(Method::DELETE, &path, &Value::Null).await?;
             match status {
                 StatusCode::NO_CONTENT => self.journal.note(Entry::Discarded { id }),

@@ -26,8 +26,9 @@ fn ended(mark: u64, attempt: u64, outcome: &'static str, answer: &str) -> [Entry
     [ending, Entry::Ended { lease, outcome, answer: answer.into() }]
 }
 
-/// A history in which everything is right: an unseen create and an unseen batch, a job completed
-/// in its second attempt and reported twice, a cancelled one, a discarded one, one run by a command.
+/// A history in which everything is right: an unseen create and two unseen batches, of one of which
+/// a job was discarded, a job completed in its second attempt and reported twice, a cancelled one, a
+/// discarded one, one run by a command.
 fn sound() -> (Vec<Entry>, Vec<(String, u64)>, Stored) {
     let mut journal = vec![
         creating(&[1]),
@@ -40,6 +41,7 @@ fn sound() -> (Vec<Entry>, Vec<(String, u64)>, Stored) {
         creating(&[6]),
         created(6),
         creating(&[7]),
+        creating(&[8, 9]), // never seen, but there; one was found dead and discarded
         leased(1, 1, false),
     ];
     journal.extend(ended(1, 1, "failed", "ok"));
@@ -50,8 +52,10 @@ fn sound() -> (Vec<Entry>, Vec<(String, u64)>, Stored) {
     journal.push(Entry::Cancelling { id: "id-5".into() });
     journal.push(Entry::Cancelled { id: "id-5".into() });
     journal.extend(ended(5, 1, "completed", "cancelled"));
-    journal.push(Entry::Discarding { id: "id-6".into() });
+    journal.push(Entry::Discarding { mark: 6 });
     journal.push(Entry::Discarded { id: "id-6".into() });
+    journal.push(Entry::Discarding { mark: 9 });
+    journal.push(Entry::Discarded { id: "id-9".into() });
     let stored = Stored {
         jobs: vec![
             job(1, "completed", 2),
@@ -59,6 +63,7 @@ fn sound() -> (Vec<Entry>, Vec<(String, u64)>, Stored) {
             job(4, "ready", 0),
             job(5, "cancelled", 1),
             job(7, "completed", 1),
+            job(8, "ready", 0),
         ],
         counts: vec![("ready of ledger 1".into(), 2, 2)],
         integrity: Vec::new(),
@@ -89,6 +94,7 @@ fn lost_torn_doubled_and_invented_jobs_are_found() {
         drop(stored.jobs.remove(0));
     });
     finds("exists in part, 1 of 2", |_, _, stored| drop(stored.jobs.remove(1)));
+    finds("exists in part, 1 of 2", |_, _, stored| drop(stored.jobs.pop()));
     finds("mark 7 exists 2 times", |_, _, stored| {
         stored.jobs.push(Job { id: "other".into(), ..job(7, "ready", 0) });
     });
@@ -96,9 +102,9 @@ fn lost_torn_doubled_and_invented_jobs_are_found() {
         journal.push(Entry::Created { mark: 5, id: "other".into() });
     });
     finds("until it was acknowledged, but is lost", |journal, _, _| {
-        journal.push(Entry::Creating { marks: vec![8], unique: true });
+        journal.push(Entry::Creating { marks: vec![10], unique: true });
     });
-    finds("mark 9 was never asked for", |_, _, stored| stored.jobs.push(job(9, "ready", 0)));
+    finds("mark 11 was never asked for", |_, _, stored| stored.jobs.push(job(11, "ready", 0)));
     finds("was discarded, but exists", |_, _, stored| stored.jobs.push(job(6, "dead", 0)));
 }
 
