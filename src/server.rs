@@ -21,6 +21,7 @@ mod openapi;
 mod pages;
 mod query;
 mod queues;
+mod room;
 mod routes;
 mod stats;
 mod traceparent;
@@ -38,6 +39,11 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 use error::ApiError;
+use room::{Room, Rooms};
+
+/// The most writes under way, those whose callers have gone included: twice what the store's channel
+/// and one of its transactions hold. Further ones wait with their callers.
+const MAX_WRITES: usize = 4_096;
 
 /// What the handlers work with; one for all listeners.
 pub struct Api {
@@ -46,7 +52,8 @@ pub struct Api {
     config: Arc<Config>,
     draining: CancellationToken,
     writes: TaskTracker,
-    large_bodies: Semaphore,
+    write_places: Arc<Semaphore>,
+    rooms: Rooms,
     scrapes: Arc<Semaphore>,
 }
 
@@ -62,14 +69,14 @@ impl Api {
         config: Arc<Config>,
         draining: CancellationToken,
     ) -> Arc<Self> {
-        let large_bodies = Semaphore::new(body::LARGE_BODIES_KIB);
         Arc::new(Self {
             store,
             metrics,
             config,
             draining,
             writes: TaskTracker::new(),
-            large_bodies,
+            write_places: Arc::new(Semaphore::new(MAX_WRITES)),
+            rooms: Rooms::new(),
             scrapes: Arc::new(Semaphore::new(pages::MAX_SCRAPES)),
         })
     }
@@ -82,12 +89,21 @@ impl Api {
         self.writes.wait().await;
     }
 
-    /// Runs a write to its end, even if the caller hangs up and this future is dropped.
+    /// Runs a write to its end, even if the caller hangs up and this future is dropped. What was
+    /// received for it keeps its room until then.
     async fn write<T: Send + 'static>(
         &self,
+        room: Option<Room>,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, ApiError> {
-        match self.writes.spawn(work).await {
+        let place = self.write_places.clone().acquire_owned().await;
+        let place = place.expect("the semaphore is never closed");
+        let to_its_end = async move {
+            let done = work.await;
+            drop((room, place));
+            done
+        };
+        match self.writes.spawn(to_its_end).await {
             Ok(done) => Ok(done?),
             Err(broken) => match broken.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),

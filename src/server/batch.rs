@@ -15,7 +15,7 @@ pub(super) const MAX_ITEMS: usize = 10_000;
 
 /// Reads the items of a body, each with `read`; the first one refused refuses all.
 pub(super) fn items<T>(
-    received: &Received<'_>,
+    received: &Received,
     read: impl Fn(&[u8]) -> Result<T, ApiError>,
 ) -> Result<Vec<T>, ApiError> {
     match received.media {

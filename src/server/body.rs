@@ -9,12 +9,12 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::Deserialize;
-use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use super::Api;
 use super::error::{ApiError, Code};
 use super::json;
+use super::room::{Room, too_busy};
 
 /// The most bytes of a body that holds many items.
 pub(super) const MAX_BATCH_BYTES: usize = 16 << 20;
@@ -28,12 +28,6 @@ const READ_AWAY_BYTES: usize = 16 << 20;
 
 /// How long a body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Bodies up to this size are read without asking: 10,000 connections hold at most 160 MiB so.
-const FREE_BYTES: usize = 16 << 10;
-
-/// What all larger bodies together may hold, in KiB: eight batches of the largest size.
-pub(super) const LARGE_BODIES_KIB: usize = 128 << 10;
 
 /// How large a body may be, and what a larger one is called.
 #[derive(Clone, Copy)]
@@ -89,15 +83,16 @@ impl Media {
 }
 
 /// A body in memory.
-pub(super) struct Received<'a> {
+pub(super) struct Received {
     /// What came in; `{}` if nothing did.
     pub(super) text: Bytes,
     /// What it is.
     pub(super) media: Media,
-    _room: Option<SemaphorePermit<'a>>,
+    /// What it holds, to be kept as long as anything made of it.
+    pub(super) room: Room,
 }
 
-impl Received<'_> {
+impl Received {
     /// The body as a JSON object.
     pub(super) fn object<'b, T: Deserialize<'b>>(&'b self) -> Result<T, ApiError> {
         json::object(&self.text)
@@ -111,11 +106,17 @@ impl Api {
         request: Request,
         limit: Limit,
         accepted: &[Media],
-    ) -> Result<Received<'_>, ApiError> {
+    ) -> Result<Received, ApiError> {
         let (head, body) = request.into_parts();
-        let size = declared(&body).unwrap_or(limit.bytes).min(limit.bytes);
-        let room = timeout(BODY_TIMEOUT, self.room(size)).await.map_err(|_| too_busy())?;
-        let text = timeout(BODY_TIMEOUT, collect(body, limit)).await.map_err(|_| too_late())??;
+        let mut room = match declared(&body) {
+            Some(bytes) => {
+                let waiting = self.rooms.wait_for(bytes.min(limit.bytes));
+                timeout(BODY_TIMEOUT, waiting).await.map_err(|_| too_busy())?
+            }
+            None => self.rooms.unsaid(),
+        };
+        let collected = timeout(BODY_TIMEOUT, collect(body, limit, &mut room)).await;
+        let text = collected.map_err(|_| too_late())??;
         if head.headers.contains_key(CONTENT_ENCODING) {
             let message = "bodies are taken as they are; send it without content-encoding";
             return Err(ApiError::new(Code::UnsupportedEncoding, message));
@@ -131,27 +132,13 @@ impl Api {
                 return Err(ApiError::new(Code::UnsupportedMediaType, message));
             }
         };
-        Ok(Received { text, media, _room: room })
-    }
-
-    /// Waits until a large body has room beside the others.
-    async fn room(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
-        if bytes <= FREE_BYTES {
-            return None;
-        }
-        let kib = u32::try_from(bytes.div_ceil(1024).min(LARGE_BODIES_KIB)).unwrap_or(u32::MAX);
-        let room = self.large_bodies.acquire_many(kib).await;
-        Some(room.expect("the semaphore is never closed"))
+        Ok(Received { text, media, room })
     }
 }
 
 /// How many bytes a body says it has.
 fn declared(body: &Body) -> Option<usize> {
     usize::try_from(body.size_hint().exact()?).ok()
-}
-
-fn too_busy() -> ApiError {
-    ApiError::new(Code::ServerBusy, "too many large bodies at once; send it again later")
 }
 
 fn too_late() -> ApiError {
@@ -161,7 +148,7 @@ fn too_late() -> ApiError {
 }
 
 /// Gathers a body within its limit; of a larger one, reads some more and keeps nothing.
-async fn collect(mut body: Body, limit: Limit) -> Result<Bytes, ApiError> {
+async fn collect(mut body: Body, limit: Limit, room: &mut Room) -> Result<Bytes, ApiError> {
     let declared = declared(&body).unwrap_or_default();
     if declared > limit.bytes.saturating_add(READ_AWAY_BYTES) {
         return Err(limit.exceeded());
@@ -181,7 +168,10 @@ async fn collect(mut body: Body, limit: Limit) -> Result<Bytes, ApiError> {
         }
         if seen > limit.bytes {
             (first, rest) = (Bytes::new(), BytesMut::new());
-        } else if first.is_empty() {
+            continue;
+        }
+        room.cover(seen)?;
+        if first.is_empty() {
             first = data;
         } else {
             if rest.is_empty() {
@@ -200,6 +190,7 @@ async fn collect(mut body: Body, limit: Limit) -> Result<Bytes, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::room::Rooms;
     use axum::http::HeaderValue;
     use hyper::body::Frame;
     use std::pin::Pin;
@@ -222,19 +213,23 @@ mod tests {
         }
     }
 
+    async fn collected(body: Body) -> Result<Bytes, ApiError> {
+        collect(body, LIMIT, &mut Rooms::new().unsaid()).await
+    }
+
     #[tokio::test]
     async fn a_body_of_exactly_the_limit_is_taken() {
-        assert_eq!(collect(Body::from("12345678"), LIMIT).await.as_deref(), Ok(&b"12345678"[..]));
-        let error = collect(Body::from("123456789"), LIMIT).await.expect_err("one byte more");
+        assert_eq!(collected(Body::from("12345678")).await.as_deref(), Ok(&b"12345678"[..]));
+        let error = collected(Body::from("123456789")).await.expect_err("one byte more");
         assert_eq!(error.code, Code::BodyTooLarge);
         let huge = Body::from(vec![b'x'; 8 + READ_AWAY_BYTES + 1]);
-        assert!(collect(huge, LIMIT).await.is_err());
+        assert!(collected(huge).await.is_err());
     }
 
     #[tokio::test]
     async fn a_body_in_pieces_is_put_together() {
         let body = Body::new(Pieces(["ab", "", "cde", "f"].into_iter()));
-        assert_eq!(collect(body, LIMIT).await.as_deref(), Ok(&b"abcdef"[..]));
+        assert_eq!(collected(body).await.as_deref(), Ok(&b"abcdef"[..]));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(super) async fn create(
     let received = api.receive(request, Limit::job(max_bytes), &[Media::Json]).await?;
     let job = job_request::read(&received.text, &received.text, max_bytes)?;
     let store = api.store.clone();
-    let created = api.write(async move { store.create(job).await }).await?;
+    let created = api.write(Some(received.room), async move { store.create(job).await }).await?;
     let status = if created.duplicate { StatusCode::OK } else { StatusCode::CREATED };
     let view = CreatedView { job: (&created.job).into(), duplicate: created.duplicate };
     let mut response = json::answer(status, &view);
@@ -85,7 +85,7 @@ pub(super) async fn create_batch(
         BatchCreated { ids: Vec::new(), duplicates: Vec::new() }
     } else {
         let store = api.store.clone();
-        api.write(async move { store.create_batch(jobs).await }).await?
+        api.write(Some(received.room), async move { store.create_batch(jobs).await }).await?
     };
     let ids = created.ids.iter().map(ToString::to_string).collect();
     Ok(json::answer(StatusCode::CREATED, &BatchView { ids, duplicates: created.duplicates }))
@@ -134,7 +134,7 @@ pub(super) async fn discard(
     JobPath(id): JobPath,
 ) -> Result<Response, ApiError> {
     let store = api.store.clone();
-    api.write(async move { store.act(id, Action::Discard).await }).await?;
+    api.write(None, async move { store.act(id, Action::Discard).await }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -146,6 +146,6 @@ async fn act(
 ) -> Result<Response, ApiError> {
     api.receive(request, Limit::SMALL, &[Media::Json]).await?.object::<Nothing>()?;
     let store = api.store.clone();
-    let job = api.write(async move { store.act(id, action).await }).await?;
+    let job = api.write(None, async move { store.act(id, action).await }).await?;
     Ok(json::answer(StatusCode::OK, &JobView::from(&job)))
 }

@@ -172,7 +172,8 @@ pub(super) async fn finish(
     let received = api.receive(request, Limit::BATCH, &[Media::Json]).await?;
     let finishes = batch::items(&received, |text| read_finish(text, &received.text))?;
     let store = api.store.clone();
-    let answers = api.write(async move { store.finish(finishes).await }).await?;
+    let answers =
+        api.write(Some(received.room), async move { store.finish(finishes).await }).await?;
     Ok(results(&answers))
 }
 
@@ -184,7 +185,7 @@ pub(super) async fn renew(
     let received = api.receive(request, Limit::BATCH, &[Media::Json]).await?;
     let renewal = received.object::<RenewRequest>()?.renewal()?;
     let store = api.store.clone();
-    let answers = api.write(async move { store.renew(renewal).await }).await?;
+    let answers = api.write(Some(received.room), async move { store.renew(renewal).await }).await?;
     Ok(results(&answers))
 }
 

@@ -138,7 +138,7 @@ async fn set_paused(
 ) -> Result<Response, ApiError> {
     api.receive(request, Limit::SMALL, &[Media::Json]).await?.object::<Nothing>()?;
     let store = api.store.clone();
-    let queue = api.write(async move { store.set_paused(&name, paused).await }).await?;
+    let queue = api.write(None, async move { store.set_paused(&name, paused).await }).await?;
     Ok(json::answer(StatusCode::OK, &QueueView::new(&queue, &api.config)))
 }
 
@@ -148,7 +148,7 @@ pub(super) async fn forget(
     QueuePath(name): QueuePath,
 ) -> Result<Response, ApiError> {
     let store = api.store.clone();
-    api.write(async move { store.forget(&name).await }).await?;
+    api.write(None, async move { store.forget(&name).await }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -188,7 +188,7 @@ async fn act_on_many(
     let received = api.receive(request, Limit::SMALL, &[Media::Json]).await?;
     let bulk = received.object::<BulkRequest>()?.bulk(queue, action)?;
     let store = api.store.clone();
-    let done = api.write(async move { store.act_on_many(bulk).await }).await?;
+    let done = api.write(None, async move { store.act_on_many(bulk).await }).await?;
     Ok(json::answer(StatusCode::OK, &BulkView { count: done.count, more: done.more }))
 }
 

@@ -4,8 +4,9 @@ use axum::body::Body;
 use axum::http::Request;
 use serde_json::{Value, json};
 
-use super::Role;
 use super::fixture::Fixture;
+use super::{MAX_WRITES, Role};
+use tokio_util::sync::CancellationToken;
 
 fn post(path: &str, body: &Value) -> Request<Body> {
     Request::builder()
@@ -163,4 +164,46 @@ async fn bodies_are_refused_by_type_and_encoding() {
     assert_eq!(send("content-type", "application/x-ndjson").await, 415);
     assert_eq!(send("content-encoding", "gzip").await, 415);
     assert_eq!(send("content-type", "application/json").await, 201);
+}
+
+#[tokio::test]
+async fn a_write_keeps_the_room_of_its_body_when_its_caller_hangs_up() {
+    let Fixture { api, .. } = &Fixture::new(|_| {});
+    let whole = api.rooms.wait_for(128 << 20).await;
+    let (finish, finished) = tokio::sync::oneshot::channel();
+    let work = async {
+        finished.await.expect("it is told");
+        Ok(())
+    };
+    tokio::select! {
+        biased;
+        _ = api.write(Some(whole), work) => panic!("it cannot be finished yet"),
+        () = std::future::ready(()) => {} // the caller is gone
+    }
+    assert!(api.rooms.unsaid().cover(1 << 20).is_err(), "what was received is still held");
+    finish.send(()).expect("the write goes on");
+    api.writes_finished().await;
+    assert_eq!(api.rooms.unsaid().cover(1 << 20), Ok(()));
+}
+
+#[tokio::test]
+async fn writes_whose_callers_have_gone_are_bounded() {
+    let Fixture { api, .. } = &Fixture::new(|_| {});
+    let stop = CancellationToken::new();
+    let mut begun = 0;
+    for _ in 0..=MAX_WRITES {
+        let stop = stop.clone();
+        let work = async move {
+            stop.cancelled().await;
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            _ = api.write(None, work) => panic!("it is not stopped yet"),
+            () = std::future::ready(()) => begun = api.writes.len(),
+        }
+    }
+    assert_eq!(begun, MAX_WRITES);
+    stop.cancel();
+    api.writes_finished().await;
 }
