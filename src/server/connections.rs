@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::deadline::{Begun, HEAD, HeadTimer, Noted};
+use super::deadline::{Begun, HEAD, HeadTimer, Timed, UNTAKEN};
 use crate::metrics::{Metrics, Rejected};
 
 /// The most connections at once: each costs a few kilobytes and a file descriptor.
@@ -27,9 +27,6 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The most bytes that hyper gathers before it hands them on: with [`MAX_CONNECTIONS`] this bounds
 /// what slow readers and writers can hold.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
-
-/// How long a peer may leave an answer unread before the connection is cut.
-const UNREAD: Duration = Duration::from_secs(60);
 
 /// How long to pause after `accept` failed, as it does when file descriptors run out: time for
 /// some to be closed.
@@ -107,12 +104,12 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
     // Neither matters enough to refuse a connection over it.
     let set = stream
         .set_nodelay(true)
-        .and_then(|()| Ok(rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_MS)?));
+        .and_then(|()| Ok(rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS)?));
     if let Err(error) = set {
         debug!(event = "socket_option_failed", %error);
     }
     let begun = Begun::default();
-    let io = TokioIo::new(Noted { stream, begun: begun.clone() });
+    let io = TokioIo::new(Timed::new(stream, begun.clone()));
     let mut connection = pin!(
         http1::Builder::new()
             .timer(HeadTimer(begun))
@@ -133,8 +130,9 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
     }
 }
 
-/// [`UNREAD`] as the socket option wants it.
-const UNREAD_MS: u32 = UNREAD.as_millis() as u32;
+/// How long a peer that has vanished may leave bytes unacknowledged: as long as one that is there
+/// may leave an answer untaken.
+const UNACKNOWLEDGED_MS: u32 = UNTAKEN.as_millis() as u32;
 
 #[cfg(test)]
 mod tests;

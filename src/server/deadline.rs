@@ -1,7 +1,8 @@
-//! How long a connection may be silent: idle between requests, and while it sends a head.
+//! How long a connection may take: idle between requests, to send a head, and to take an answer.
 //!
-//! hyper has one timeout for both, so a connection that keeps alive could be idle no longer than
-//! a head may take. Here the timer that hyper asks for looks at whether the head has begun.
+//! hyper has one timeout for the first two, so a connection that keeps alive could be idle no longer
+//! than a head may take. Here the timer that hyper asks for looks at whether the head has begun. For
+//! the third it has none.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -18,6 +19,13 @@ pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// How long a request's head may take from its first byte.
 pub(super) const HEAD: Duration = Duration::from_secs(10);
 
+/// How long a peer may leave an answer untaken, before what [`RATE`] adds.
+pub(super) const UNTAKEN: Duration = Duration::from_secs(60);
+
+/// How many bytes of an answer buy its peer another second: a slow line passes, one byte now and
+/// then does not.
+const RATE: u32 = 64 << 10;
+
 /// When the first bytes came since a head was last waited for.
 #[derive(Clone, Default)]
 pub(super) struct Begun(Arc<Mutex<Option<tokio::time::Instant>>>);
@@ -31,9 +39,12 @@ impl Begun {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn mark(&self) {
+    /// Notes that bytes came; whether they are the first.
+    fn mark(&self) -> bool {
         let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = begun.is_none();
         begun.get_or_insert_with(tokio::time::Instant::now);
+        is_first
     }
 
     /// Begins to wait for a head.
@@ -45,13 +56,44 @@ impl Begun {
     }
 }
 
-/// A stream that notes when bytes come in.
-pub(super) struct Noted<S> {
-    pub(super) stream: S,
-    pub(super) begun: Begun,
+/// A stream that notes when bytes come in, and fails when its peer does not take what goes out.
+pub(super) struct Timed<S> {
+    stream: S,
+    begun: Begun,
+    /// Runs from when the peer first left a part of the answer untaken.
+    untaken: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
+impl<S> Timed<S> {
+    /// A stream whose heads `begun` tells of.
+    pub(super) fn new(stream: S, begun: Begun) -> Self {
+        Self { stream, begun, untaken: None }
+    }
+
+    /// What a write came to, unless the peer is too slow.
+    fn in_time(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match (&written, &mut self.untaken) {
+            (Poll::Ready(Ok(bytes)), Some(end)) => {
+                let bytes = u32::try_from(*bytes).unwrap_or(u32::MAX);
+                let longer = end.deadline() + Duration::from_secs(1) * bytes / RATE;
+                end.as_mut().reset(longer);
+                written
+            }
+            (Poll::Pending, untaken) => {
+                let end = untaken.get_or_insert_with(|| Box::pin(tokio::time::sleep(UNTAKEN)));
+                std::task::ready!(end.as_mut().poll(cx));
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer is not taken")))
+            }
+            (Poll::Ready(_), _) => written,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -59,20 +101,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            self.begun.mark();
+        if buffer.filled().len() > before && self.begun.mark() {
+            self.untaken = None; // another request, another answer
         }
         polled
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.in_time(cx, written)
     }
 
     fn poll_write_vectored(
@@ -80,7 +123,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.in_time(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -137,6 +181,7 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
     use std::pin::pin;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
@@ -153,5 +198,50 @@ mod tests {
         begun.mark();
         wait.await;
         assert_eq!(start.elapsed().as_secs(), HEAD.as_secs());
+    }
+
+    /// Sends all of it, as far as it is taken in time.
+    async fn send(stream: &mut Timed<DuplexStream>, bytes: usize) -> io::Result<()> {
+        stream.write_all(&vec![0; bytes]).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_must_be_taken() {
+        let (stream, mut peer) = duplex(RATE as usize);
+        let begun = Begun::default();
+        let mut stream = Timed::new(stream, begun.clone());
+        peer.write_all(b"GET").await.expect("sent");
+        stream.read_exact(&mut [0; 3]).await.expect("read");
+        let start = Instant::now();
+        let error = send(&mut stream, RATE as usize + 1).await.expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), UNTAKEN);
+
+        // The next request begins afresh.
+        begun.clear();
+        peer.write_all(b"GET").await.expect("sent");
+        stream.read_exact(&mut [0; 3]).await.expect("read");
+        let start = Instant::now();
+        send(&mut stream, 1).await.expect_err("still nobody reads");
+        assert_eq!(start.elapsed(), UNTAKEN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_little_now_and_then_is_cut_and_a_slow_one_is_not() {
+        for (bytes, is_cut) in [(1, true), (RATE as usize, false)] {
+            let (stream, mut peer) = duplex(RATE as usize);
+            let mut stream = Timed::new(stream, Begun::default());
+            let reading = tokio::spawn(async move {
+                let mut taken = vec![0; bytes];
+                let mut seconds = tokio::time::interval(Duration::from_secs(1));
+                while peer.read_exact(&mut taken).await.is_ok() {
+                    seconds.tick().await;
+                }
+            });
+            let sent = send(&mut stream, 100 * RATE as usize).await;
+            assert_eq!(sent.is_err(), is_cut, "{bytes} bytes a second");
+            drop(stream);
+            reading.await.expect("it ends");
+        }
     }
 }
