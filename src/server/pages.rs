@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use super::error::{ApiError, Code};
 use super::{Shared, leases, openapi, routes};
 use crate::metrics;
+use crate::store::StoreError;
 
 /// The media type of the health routes.
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
@@ -26,17 +27,24 @@ pub(super) const MAX_SCRAPES: usize = 40;
 const POLICY: &str =
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// `GET /-/healthy`: the process serves.
-pub(super) async fn healthy() -> Response {
-    ([(CONTENT_TYPE, TEXT)], "healthy\n").into_response()
+/// `GET /-/healthy`: the process serves, and what it is told can be stored.
+pub(super) async fn healthy(State(api): State<Shared>) -> Result<Response, ApiError> {
+    check_store(&api)?;
+    Ok(([(CONTENT_TYPE, TEXT)], "healthy\n").into_response())
 }
 
 /// `GET /-/ready`: it takes work.
 pub(super) async fn ready(State(api): State<Shared>) -> Result<Response, ApiError> {
+    check_store(&api)?;
     if api.draining.is_cancelled() {
         return Err(leases::draining());
     }
     Ok(([(CONTENT_TYPE, TEXT)], "ready\n").into_response())
+}
+
+/// The daemon is about to end when its store has failed; until then it says why.
+fn check_store(api: &Shared) -> Result<(), ApiError> {
+    api.store.failure().map_or(Ok(()), |reason| Err(StoreError::Stopped(reason).into()))
 }
 
 /// `GET /metrics`

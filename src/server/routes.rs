@@ -336,10 +336,11 @@ fn page_routes() -> Vec<Route> {
         Route::new(Method::GET, METRICS, "showMetrics", "for Prometheus", pages::exposition)
             .answers_as::<String>(200, metrics::CONTENT_TYPE),
         Route::new(Method::GET, gate::HEALTH[0], "isHealthy", "whether it serves", pages::healthy)
-            .answers_as::<String>(200, pages::TEXT),
+            .answers_as::<String>(200, pages::TEXT)
+            .refuses(&[Code::StoreStopped]),
         Route::new(Method::GET, gate::HEALTH[1], "isReady", "whether it takes work", pages::ready)
             .answers_as::<String>(200, pages::TEXT)
-            .refuses(&[Code::Draining]),
+            .refuses(&[Code::Draining, Code::StoreStopped]),
         Route::new(
             Method::GET,
             "/openapi.json",

@@ -1,10 +1,15 @@
 //! Rows that somebody else has changed are reported and passed over; they hold up no others.
 
+use std::sync::Arc;
+
 use rusqlite::Connection;
 use tallyd::clock::Timestamp;
 use tallyd::job::State;
+use tallyd::server::{self, Api, Role};
 use tallyd::store::{Action, Bulk, Finish, JobId, LeaseAnswer, Recounted, Renewal, StoreError};
 use tallyd::tally::Count;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::bed::{Bed, claim, job, later, unique};
 use tallyd::store::UniqueUntil;
@@ -192,4 +197,39 @@ async fn a_recount_allows_for_what_goes_on_meanwhile() {
     assert_eq!(bed.claim(claim(&["a"], 1)).await.len(), 1);
     assert_eq!(bed.store.recount().await, Ok(Recounted::Done(0)));
     assert_eq!(bed.now(), Timestamp(bed.job(ids[0]).await.created_at.0));
+}
+
+#[tokio::test]
+async fn counts_of_a_queue_that_are_wrong_are_found_by_the_recount() {
+    let bed = Bed::new();
+    bed.create(job("a", "k")).await;
+    tamper(&bed, "UPDATE queues SET ready = 3 WHERE name = 'a'");
+    let bed = bed.restart().await;
+    assert_eq!(bed.mismatch().await, 2);
+}
+
+#[tokio::test]
+async fn a_failed_store_is_neither_healthy_nor_ready() {
+    let bed = Bed::new();
+    let config = Arc::new(bed.config.clone());
+    let stop = CancellationToken::new();
+    let api = Api::new(bed.store.clone(), bed.metrics.clone(), config, stop.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let serving = tokio::spawn(server::serve(api, listener, Role::Whole, stop.clone()));
+    let probe = async |path: &str| {
+        let answer = reqwest::get(format!("http://{address}/-/{path}")).await.expect("answered");
+        (answer.status().as_u16(), answer.text().await.expect("a text"))
+    };
+    assert_eq!(probe("healthy").await, (200, "healthy\n".to_owned()));
+    tamper(&bed, "DROP TABLE payloads");
+    let failed = bed.store.create(job("a", "k")).await.expect_err("there is no table");
+    assert!(matches!(failed, StoreError::Stopped(_)), "{failed}");
+    for path in ["healthy", "ready"] {
+        let (status, text) = probe(path).await;
+        assert_eq!(status, 503, "{text}");
+        assert!(text.contains("store_stopped") && text.contains("payloads"), "{text}");
+    }
+    stop.cancel();
+    serving.await.expect("it ends");
 }
