@@ -13,7 +13,7 @@ mod ledger;
 mod recount;
 
 pub use ledger::{Ledger, Row, RowId};
-pub use recount::Recount;
+pub use recount::{Place, Recount};
 
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;

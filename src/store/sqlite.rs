@@ -56,10 +56,12 @@ mod kept;
 mod open;
 mod queues;
 mod read;
+mod reading;
 mod recover;
 mod rows;
 mod schema;
 mod state;
+mod steps;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -145,9 +147,11 @@ impl Engine {
         Ok((self.connection.total_changes() != self.changes).then_some(delta))
     }
 
-    /// What follows a commit: attempts that were ended learn it, the sweeper what is due next.
+    /// What follows a commit: attempts that were ended learn it, the sweeper what is due next, and
+    /// the log what was done.
     pub(super) fn after_commit(&mut self) {
         self.state.revoke();
+        self.state.write_steps();
         if let Some(due) = self.state.take_due() {
             self.due.send_if_modified(|known| {
                 let earlier = known.is_none_or(|known| due < known);

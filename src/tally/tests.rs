@@ -131,20 +131,29 @@ fn a_recount_follows_what_changes_behind_its_cursor() {
     let mut ledger = Ledger::default();
     let row = ledger.choose("a", "x", 9);
     let mut recount = Recount::default();
+    let mut queue = QueueCounts::default();
+    let place = (row, 7);
     let counts = &mut ledger.get_mut(row).expect("just made").counts;
     for _ in 1..=3 {
         counts.record_created(State::Ready);
+        queue.record_created(State::Ready);
     }
-    recount.visit(1, row, State::Ready);
-    recount.visit(2, row, State::Ready);
+    recount.visit(1, place, State::Ready);
+    recount.visit(2, place, State::Ready);
     let facts = Facts { state: State::Ready, run_at: Timestamp(0), failures: 0, max_attempts: 1 };
     let change = job::apply(&facts, Event::Claim, Timestamp(0), ZERO).expect("ready");
     counts.record(&change);
-    recount.follow(1, row, Some(State::Ready), Some(State::Running)); // behind
+    queue.record(&change);
+    recount.follow(1, place, Some(State::Ready), Some(State::Running)); // behind
     counts.record(&change);
-    recount.follow(3, row, Some(State::Ready), Some(State::Running)); // ahead: visited as it is now
-    recount.visit(3, row, State::Running);
-    assert_eq!(recount.mismatch(&ledger), 0);
-    recount.visit(4, row, State::Dead);
-    assert_eq!(recount.mismatch(&ledger), 1, "a job that nobody counted is noticed");
+    queue.record(&change);
+    recount.follow(3, place, Some(State::Ready), Some(State::Running)); // ahead: visited as it is now
+    recount.visit(3, place, State::Running);
+    assert_eq!(recount.mismatch(&ledger, [(7, &queue)].into_iter()), 0);
+    assert_eq!(recount.mismatch(&ledger, [].into_iter()), 3, "a queue that is missing is noticed");
+    queue.stored[State::Dead as usize] += 1;
+    let counted = || [(7, &queue)].into_iter();
+    assert_eq!(recount.mismatch(&ledger, counted()), 1, "one too many in a queue is noticed");
+    recount.visit(4, place, State::Dead);
+    assert_eq!(recount.mismatch(&ledger, counted()), 1, "a job that nobody counted is noticed");
 }

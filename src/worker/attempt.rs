@@ -46,7 +46,6 @@ impl Attempt {
     /// Runs the command to its end and reports it.
     pub(super) async fn run(self, exec: &ExecConfig) {
         let job = &self.leased.job;
-        debug!(event = "attempt_started", job_id = %job.id, queue = job.queue, kind = job.kind, attempt = job.attempt);
         let interrupt = CancellationToken::new();
         let work = exec::run(&self.shared.spawner, self.invocation(exec), interrupt.clone());
         let (ended, interruption) = self.supervise(work, &interrupt).await;

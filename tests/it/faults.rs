@@ -15,8 +15,8 @@ use crate::strace::trace;
 /// P6 promises a second; a loaded machine gets five.
 const FAIL_STOP: Duration = Duration::from_secs(5);
 
-/// The limit of the log, and room for the commits that run past it.
-const MOST_WAL_BYTES: u64 = 80 << 20;
+/// The limit of the log.
+const MOST_WAL_BYTES: u64 = 64 << 20;
 
 async fn create(daemon: &Daemon, payload: &Value) -> (StatusCode, Value) {
     daemon.post("/v1/jobs", json!({"queue": "q", "kind": "k", "payload": payload})).await

@@ -28,6 +28,7 @@ mod running;
 mod scrape;
 mod serve;
 mod start;
+mod steps;
 mod store;
 mod strace;
 mod tidy;

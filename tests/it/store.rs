@@ -6,6 +6,7 @@ mod damage;
 mod files;
 mod keys;
 mod leases;
+mod log;
 mod operators;
 mod pairs;
 mod queues;

@@ -89,6 +89,7 @@ impl Engine {
                 self.connection.prepare_cached(statement)?.execute([key])?;
             }
             self.state.record(core, change);
+            self.state.tell_changed(core, change, 0);
         }
         Ok(removed)
     }

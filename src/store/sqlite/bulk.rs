@@ -11,9 +11,8 @@ use crate::store::{Action, Bulk, BulkCursor, BulkStep, StoreError};
 /// The most rows that one step looks at, a few milliseconds of the writer's time.
 const EXAMINED: usize = 1_000;
 
-/// Where to find jobs that an action applies to. Only `jobs_ready` and `jobs_dead` know the queue;
-/// the rows of the others are filtered after they were read, so that a step is bounded whatever
-/// they hold.
+/// Where to find jobs that an action applies to. The index of running jobs does not know the queue;
+/// they are filtered after they were read, and are as many as all workers run.
 struct Part {
     states: &'static [State],
     /// Each answers with key, two numbers that order the walk, and queue, behind the last row seen;
@@ -53,13 +52,13 @@ const CANCELLABLE: &[Part] = &[
         seeks: &[
             Seek(
                 "SELECT id, 0, run_at, queue FROM jobs WHERE state IN ('scheduled', 'retrying') \
-                 AND run_at = ? AND id > ? ORDER BY id LIMIT ?",
-                &[2, 3, 4],
+                 AND queue = ? AND run_at = ? AND id > ? ORDER BY id LIMIT ?",
+                &[0, 2, 3, 4],
             ),
             Seek(
                 "SELECT id, 0, run_at, queue FROM jobs WHERE state IN ('scheduled', 'retrying') \
-                 AND run_at > ? ORDER BY run_at, id LIMIT ?",
-                &[2, 4],
+                 AND queue = ? AND run_at > ? ORDER BY run_at, id LIMIT ?",
+                &[0, 2, 4],
             ),
         ],
     },

@@ -227,6 +227,7 @@ impl Engine {
         };
         self.write_new(job, &core, now)?;
         self.state.record_created(&core, state == State::Scheduled);
+        self.state.tell_created(&core);
         Ok((core, now))
     }
 

@@ -170,10 +170,11 @@ impl Engine {
             return Ok(false);
         }
         self.state.record(core, change);
+        let ms = core.claimed_tick.map_or(0, |claimed| (self.clock.tick().0 - claimed).max(0));
         if change.ended.is_some() {
-            let ms = core.claimed_tick.map_or(0, |claimed| self.clock.tick().0 - claimed);
-            self.state.note_duration(core.queue, core.ledger, ms.max(0) as f64 / 1e3);
+            self.state.note_duration(core.queue, core.ledger, ms as f64 / 1e3);
         }
+        self.state.tell_changed(core, change, ms);
         if to.is_ended() {
             self.note_retention(core, to, now)?;
         }

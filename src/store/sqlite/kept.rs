@@ -21,8 +21,10 @@ pub(super) fn first_ready(
     select.query_row((queue.0, priority), |row| row.get(0))
 }
 
-pub(super) fn load_totals(connection: &Connection) -> rusqlite::Result<(Arc<str>, Totals)> {
-    let select = "SELECT store, promoted, expired, pruned, overflow_jobs, leases_lost_elsewhere, duplicates_elsewhere FROM totals";
+/// The store's UUID, its totals, and the greatest key that was removed.
+pub(super) fn load_totals(connection: &Connection) -> rusqlite::Result<(Arc<str>, Totals, i64)> {
+    let select = "SELECT store, promoted, expired, pruned, overflow_jobs, leases_lost_elsewhere, \
+                  duplicates_elsewhere, greatest_removed FROM totals";
     connection.query_row(select, [], |row| {
         let totals = Totals {
             promoted: row.get(1)?,
@@ -32,14 +34,18 @@ pub(super) fn load_totals(connection: &Connection) -> rusqlite::Result<(Arc<str>
             leases_lost_elsewhere: row.get(5)?,
             duplicates_elsewhere: row.get(6)?,
         };
-        Ok((row.get::<_, String>(0)?.into(), totals))
+        Ok((row.get::<_, String>(0)?.into(), totals, row.get(7)?))
     })
 }
 
-pub(super) fn write_totals(connection: &Connection, totals: &Totals) -> rusqlite::Result<()> {
+pub(super) fn write_totals(
+    connection: &Connection,
+    totals: &Totals,
+    greatest_removed: i64,
+) -> rusqlite::Result<()> {
     let mut update = connection.prepare_cached(
         "UPDATE totals SET promoted = ?, expired = ?, pruned = ?, overflow_jobs = ?, \
-         leases_lost_elsewhere = ?, duplicates_elsewhere = ?",
+         leases_lost_elsewhere = ?, duplicates_elsewhere = ?, greatest_removed = ?",
     )?;
     update.execute((
         totals.promoted,
@@ -48,6 +54,7 @@ pub(super) fn write_totals(connection: &Connection, totals: &Totals) -> rusqlite
         totals.overflow_jobs,
         totals.leases_lost_elsewhere,
         totals.duplicates_elsewhere,
+        greatest_removed,
     ))?;
     Ok(())
 }

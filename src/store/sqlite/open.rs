@@ -79,10 +79,11 @@ fn open_locked(
     let checkpointer = Checkpointer::start(file, &mut connection)?;
     let state = State::load(&connection, config).map_err(failed)?;
     let newest = "SELECT coalesce(max(id), 0) FROM jobs";
-    let last_key = connection.query_row(newest, [], |row| row.get(0)).map_err(failed)?;
-    let readers = Readers::open(file, config.clone())?;
+    let newest: i64 = connection.query_row(newest, [], |row| row.get(0)).map_err(failed)?;
+    let readers = Readers::open(file, config.clone(), checkpointer.reading())?;
     let mut engine = Engine {
         connection,
+        last_key: newest.max(state.greatest_removed),
         state,
         file: file.to_owned(),
         config: config.clone(),
@@ -90,7 +91,6 @@ fn open_locked(
         metrics: metrics.clone(),
         checkpointer,
         reserve,
-        last_key,
         changes: 0,
         files_are_due: false,
         due: due.clone(),

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use tokio::sync::Semaphore;
 
 use super::open::flags;
+use super::reading::{READ_LIMIT, Reading};
 use super::rows::{SELECT_JOB, SELECT_LISTED_JOB, read_job};
 use crate::clock::Stopwatch;
 use crate::config::Config;
@@ -15,9 +15,6 @@ use crate::store::{Filter, Job, JobId, OpenError, Page, StoreError};
 
 /// How many reads may go on at once: on a machine with few cores more would not be faster.
 const CONNECTIONS: usize = 3;
-
-/// How long a read may take, since the log cannot be restarted while it goes on.
-const LIMIT: Duration = Duration::from_secs(2);
 
 /// After how many steps of SQLite's machine a read looks at the time: about a millisecond.
 const STEPS_BETWEEN_LOOKS: i32 = 20_000;
@@ -34,21 +31,26 @@ pub(in crate::store) struct Readers {
 struct Pool {
     connections: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
+    reading: Arc<Reading>,
     config: Arc<Config>,
 }
 
 impl Readers {
     /// Opens them.
-    pub(super) fn open(file: &Path, config: Arc<Config>) -> Result<Self, OpenError> {
+    pub(super) fn open(
+        file: &Path,
+        config: Arc<Config>,
+        reading: Arc<Reading>,
+    ) -> Result<Self, OpenError> {
         let open = || -> rusqlite::Result<Connection> {
             let connection = Connection::open_with_flags(file, flags(false))?;
-            connection.busy_timeout(LIMIT)?;
+            connection.busy_timeout(READ_LIMIT)?;
             Ok(connection)
         };
         let connections: Result<Vec<_>, _> = (0..CONNECTIONS).map(|_| open()).collect();
         let connections = connections.map_err(|error| OpenError::engine(file, error))?;
         let permits = Arc::new(Semaphore::new(connections.len()));
-        let pool = Pool { connections: Mutex::new(connections), permits, config };
+        let pool = Pool { connections: Mutex::new(connections), permits, reading, config };
         Ok(Self { pool: Arc::new(pool) })
     }
 
@@ -89,13 +91,15 @@ impl Readers {
         let pool = self.pool.clone();
         let closed = |_| StoreError::Stopped("it is closed".into());
         let permit = self.pool.permits.clone().acquire_owned().await.map_err(closed)?;
+        let under_way = pool.reading.begin().await;
         let reading = tokio::task::spawn_blocking(move || {
             let mut connection = pool.lock().pop()?; // none is left once the store is closed
             let started = Stopwatch::start();
-            let is_late = move || started.seconds() > LIMIT.as_secs_f64();
+            let is_late = move || started.seconds() > READ_LIMIT.as_secs_f64();
             let outcome = connection
                 .progress_handler(STEPS_BETWEEN_LOOKS, Some(is_late))
                 .and_then(|()| read(&connection, &pool.config));
+            drop(under_way);
             if !pool.permits.is_closed() {
                 pool.lock().push(connection);
             }
@@ -105,7 +109,7 @@ impl Readers {
         let outcome = reading.await.map_err(|panic| StoreError::Stopped(panic.to_string()))?;
         let closed = || StoreError::Stopped("it is closed".into());
         outcome.ok_or_else(closed)?.map_err(|error| match error.sqlite_error_code() {
-            Some(ErrorCode::OperationInterrupted) => StoreError::TooSlow(LIMIT),
+            Some(ErrorCode::OperationInterrupted) => StoreError::TooSlow(READ_LIMIT),
             _ => super::rows::damaged(0, &error)
                 .unwrap_or_else(|| StoreError::Unreadable(error.to_string())),
         })

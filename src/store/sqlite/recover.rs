@@ -43,6 +43,7 @@ impl Engine {
         self.forget_unused()?;
         self.commit()?;
         self.state.take_ready();
+        self.state.write_steps();
         if cut_off > 0 {
             info!(event = "recovered", cut_off, "attempts that a crash cut off used up a try");
         }

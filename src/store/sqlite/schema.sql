@@ -54,7 +54,8 @@ CREATE TABLE totals (
     pruned                INTEGER NOT NULL DEFAULT 0,
     overflow_jobs         INTEGER NOT NULL DEFAULT 0,
     leases_lost_elsewhere INTEGER NOT NULL DEFAULT 0,
-    duplicates_elsewhere  INTEGER NOT NULL DEFAULT 0
+    duplicates_elsewhere  INTEGER NOT NULL DEFAULT 0,
+    greatest_removed      INTEGER NOT NULL DEFAULT 0  -- the greatest jobs.id that is not there any more
 ) STRICT;
 
 CREATE TABLE jobs (
@@ -93,6 +94,7 @@ CREATE TABLE jobs (
 
 CREATE INDEX jobs_ready ON jobs (queue, priority, run_at) WHERE state = 'ready';
 CREATE INDEX jobs_due ON jobs (run_at) WHERE state IN ('scheduled', 'retrying');
+CREATE INDEX jobs_waiting ON jobs (queue, run_at) WHERE state IN ('scheduled', 'retrying');
 CREATE INDEX jobs_leases ON jobs (lease_tick) WHERE state = 'running';
 CREATE INDEX jobs_ended ON jobs (queue, ended_at) WHERE state IN ('completed', 'cancelled');
 CREATE INDEX jobs_dead ON jobs (queue, ended_at) WHERE state = 'dead';

@@ -11,6 +11,7 @@ use super::kept::{
     first_ready, load_ledger, load_queues, load_totals, write_queue, write_row, write_totals,
 };
 use super::rows::Core;
+use super::steps::Step;
 use super::sweep::PassedOver;
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -58,7 +59,11 @@ pub(super) struct State {
     pub(super) by_name: HashMap<Arc<str>, QueueId>,
     pub(super) recount: Option<Recount>,
     totals: Totals,
+    /// The greatest key of a job that was removed: no later job may have one below it.
+    pub(super) greatest_removed: i64,
     config: Arc<Config>,
+    /// What the log will tell of the batch.
+    pub(super) steps: Vec<Step>,
     batch: Batch,
     /// How running attempts of the daemon's own workers learn that they were ended.
     revocations: HashMap<JobId, CancellationToken>,
@@ -72,6 +77,7 @@ struct Batch {
     queues: HashMap<QueueId, QueueDelta>,
     stale_heads: BTreeSet<(QueueId, u8)>,
     totals: Totals,
+    removed_greatest: bool,
     forgotten: Vec<(Arc<str>, Vec<RowId>)>,
     ready: Vec<QueueId>,
     due: Option<Timestamp>,
@@ -82,7 +88,7 @@ struct Batch {
 impl State {
     /// Reads all of it from the file.
     pub(super) fn load(connection: &Connection, config: &Arc<Config>) -> rusqlite::Result<Self> {
-        let (identity, totals) = load_totals(connection)?;
+        let (identity, totals, greatest_removed) = load_totals(connection)?;
         let mut state = Self {
             identity,
             ledger: load_ledger(connection)?,
@@ -90,7 +96,9 @@ impl State {
             by_name: HashMap::new(),
             recount: None,
             totals,
+            greatest_removed,
             config: config.clone(),
+            steps: Vec::new(),
             batch: Batch::default(),
             revocations: HashMap::new(),
         };
@@ -218,7 +226,7 @@ impl State {
         if self.ledger.get(job.ledger).is_some_and(|row| !row.is_own()) {
             self.count(&Totals { overflow_jobs: 1, ..Totals::default() });
         }
-        self.follow(job.id.key(), job.ledger, None, Some(job.state));
+        self.follow(job, None, Some(job.state));
         if due {
             self.note_due(job.run_at);
         } else {
@@ -234,7 +242,11 @@ impl State {
         let mut queue = QueueCounts::default();
         queue.record(change);
         self.add_to_queue(job.queue, &queue);
-        self.follow(job.id.key(), job.ledger, Some(change.from), change.to);
+        self.follow(job, Some(change.from), change.to);
+        if change.to.is_none() && job.id.key() > self.greatest_removed {
+            self.greatest_removed = job.id.key();
+            self.batch.removed_greatest = true;
+        }
         if change.from == JobState::Ready {
             self.note_taken(job.queue, job.priority, job.run_at);
         }
@@ -248,9 +260,9 @@ impl State {
         }
     }
 
-    fn follow(&mut self, key: i64, row: RowId, from: Option<JobState>, to: Option<JobState>) {
+    fn follow(&mut self, job: &Core, from: Option<JobState>, to: Option<JobState>) {
         if let Some(recount) = &mut self.recount {
-            recount.follow(key, row, from, to);
+            recount.follow(job.id.key(), (job.ledger, job.queue.0), from, to);
         }
     }
 
@@ -395,8 +407,8 @@ impl State {
             change.oldest_ready = queue.oldest_ready();
             delta.queues.push((queue.name.clone(), change));
         }
-        if delta.totals != Totals::default() {
-            write_totals(connection, &self.totals)?;
+        if std::mem::take(&mut self.batch.removed_greatest) || delta.totals != Totals::default() {
+            write_totals(connection, &self.totals, self.greatest_removed)?;
         }
         Ok(delta)
     }

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::job::{self, Event, Outcome, State};
 use crate::store::operation::Failure;
 use crate::store::{Recounted, Sweep, Swept};
-use crate::tally::{Recount, Totals};
+use crate::tally::{RowId, Totals};
 
 /// The most rows of each sort that one sweep handles: about a millisecond of the writer's time.
 const STEP: usize = 200;
@@ -318,14 +318,14 @@ impl Engine {
     pub(in crate::store) fn recount(&mut self) -> Result<Recounted, Failure> {
         let mut recount = self.state.recount.take().unwrap_or_default();
         let mut select = self.connection.prepare_cached(
-            "SELECT id, ledger, state FROM jobs WHERE id > ? ORDER BY id LIMIT ?",
+            "SELECT id, ledger, queue, state FROM jobs WHERE id > ? ORDER BY id LIMIT ?",
         )?;
         let mut rows = select.query((recount.cursor(), RECOUNT_STEP as i64))?;
         let mut seen = 0;
         while let Some(row) = rows.next()? {
-            let name: String = row.get(2)?;
+            let name: String = row.get(3)?;
             if let Some(state) = State::named(&name) {
-                recount.visit(row.get(0)?, crate::tally::RowId(row.get(1)?), state);
+                recount.visit(row.get(0)?, (RowId(row.get(1)?), row.get(2)?), state);
             }
             seen += 1;
         }
@@ -333,7 +333,8 @@ impl Engine {
             self.state.recount = Some(recount);
             return Ok(Recounted::Going);
         }
-        let mismatch = Recount::mismatch(&recount, &self.state.ledger);
+        let queues = self.state.queues.iter().map(|(id, queue)| (id.0, &queue.counts));
+        let mismatch = recount.mismatch(&self.state.ledger, queues);
         if mismatch != 0 {
             warn!(event = "tally_mismatch", mismatch, "the ledger differs from the stored jobs");
         }

@@ -203,6 +203,25 @@ async fn no_statement_scans_the_jobs() {
 }
 
 #[test]
+fn a_bulk_cancel_looks_at_waiting_jobs_of_its_own_queue_only() {
+    let mut traced = Traced::new();
+    traced.create(None, Start::After(Duration::from_secs(1)));
+    traced.bulk(Action::Cancel);
+    let seen = traced.seen.lock().expect("not poisoned");
+    let walks = seen.iter().filter(|sql| sql.starts_with("SELECT id, 0, run_at, queue"));
+    let mut looked_at = 0;
+    for sql in walks {
+        let plan = format!("EXPLAIN QUERY PLAN {sql}");
+        let mut explain = traced.engine.connection.prepare(&plan).expect("it is valid");
+        let mut rows = explain.raw_query();
+        let step: String = rows.next().expect("a plan").expect("a step").get(3).expect("a text");
+        assert!(step.contains("INDEX jobs_waiting (queue=? AND run_at"), "{sql}: {step}");
+        looked_at += 1;
+    }
+    assert_eq!(looked_at, 2);
+}
+
+#[test]
 fn a_scan_is_found() {
     let traced = Traced::new();
     let file = &traced.engine.connection;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use tallyd::clock::Clock;
 use tallyd::job::{AttemptResult, State};
-use tallyd::store::{LeaseAnswer, NewJob, StoreError};
+use tallyd::store::{Action, LeaseAnswer, NewJob, StoreError};
 use tallyd::tally::Count;
 
-use crate::bed::{Bed, claim, job, later, own_claim, policy_of_a};
+use crate::bed::{BEGIN, Bed, FAILED_FOR_GOOD, claim, job, later, open, own_claim, policy_of_a};
 
 #[tokio::test]
 async fn attempts_that_a_crash_cut_off_use_up_a_try_and_wait_their_backoff() {
@@ -164,4 +165,18 @@ async fn the_store_keeps_its_identity() {
     let bed = bed.restart().await;
     assert_eq!(bed.store.identity(), identity);
     assert_ne!(Bed::new().store.identity(), identity);
+}
+
+#[tokio::test]
+async fn ids_ascend_although_the_newest_job_was_removed_and_the_clock_went_back() {
+    let mut bed = Bed::new();
+    bed.create(job("other", "k")).await;
+    bed.advance_secs(3_600);
+    let removed = bed.create(job("a", "k")).await.id;
+    bed.finish(bed.claim_one("a").await.lease, FAILED_FOR_GOOD).await;
+    bed.store.act(removed, Action::Discard).await.expect("it is dead");
+    bed.store.close().await.expect("it closes");
+    (bed.store, bed.metrics) = open(&bed.config, &Clock::manual(BEGIN)).expect("it opens again");
+    let next = bed.create(job("a", "k")).await.id;
+    assert!(next > removed, "{next} is not behind {removed}");
 }
