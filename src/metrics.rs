@@ -63,7 +63,9 @@ pub enum Rejected {
     TooManyConnections,
     /// The request is addressed to a host that is not this one.
     UnknownHost,
-    /// A body did not come in time.
+    /// Too much is asked at once: scrapes, or large bodies.
+    ServerBusy,
+    /// A head or a body did not come in time, or a listing took too long.
     Timeout,
     /// A web page of another site sent the request.
     CrossSite,
@@ -71,7 +73,7 @@ pub enum Rejected {
 
 impl Rejected {
     /// All reasons with their label values.
-    pub const ALL: [(Self, &'static str); 16] = [
+    pub const ALL: [(Self, &'static str); 17] = [
         (Self::PayloadTooLarge, "payload_too_large"),
         (Self::BodyTooLarge, "body_too_large"),
         (Self::InvalidName, "invalid_name"),
@@ -86,6 +88,7 @@ impl Rejected {
         (Self::Draining, "draining"),
         (Self::TooManyConnections, "too_many_connections"),
         (Self::UnknownHost, "unknown_host"),
+        (Self::ServerBusy, "server_busy"),
         (Self::Timeout, "timeout"),
         (Self::CrossSite, "cross_site"),
     ];

@@ -12,6 +12,7 @@ mod error;
 mod fixture;
 mod gate;
 mod handover;
+mod held;
 mod job_request;
 mod job_view;
 mod jobs;

@@ -7,6 +7,7 @@
 mod id;
 mod operation;
 mod parked;
+mod served;
 mod sqlite;
 mod types;
 mod writer;
@@ -26,6 +27,14 @@ use operation::{Call, Operation};
 use sqlite::Readers;
 use std::sync::Arc;
 use writer::Writer;
+
+/// The bytes that one transaction brings or gives out: a quarter of what the log may hold. One
+/// operation may exceed it by itself.
+const MAX_BATCH_BYTES: usize = 16 << 20;
+
+/// The most jobs that one transaction touches, so that no caller waits for a batch of seconds.
+/// One operation may exceed it by itself: a batch of 10,000 creates is one.
+const MAX_BATCH_JOBS: usize = 10_000;
 
 /// A handle on the open store; clones share it.
 #[derive(Clone)]
@@ -114,13 +123,17 @@ impl Store {
         self.writer.call((id, action), Operation::Act).await
     }
 
-    /// Does so to many jobs of a queue, in bounded transactions.
+    /// Does so to many jobs of a queue, in bounded transactions. An error that comes after some were
+    /// acted on ends the walk, which may be gone on with.
     pub async fn act_on_many(&self, mut bulk: Bulk) -> Result<BulkDone, StoreError> {
         let mut done = BulkDone::default();
         while done.count < bulk.limit {
             let mut step = bulk.clone();
             step.limit = bulk.limit - done.count;
-            let stepped = self.writer.call(step, Operation::Bulk).await?;
+            let stepped = match self.writer.call(step, Operation::Bulk).await {
+                Err(_) if done.count > 0 => return Ok(BulkDone { more: true, ..done }),
+                stepped => stepped?,
+            };
             done.count += stepped.count;
             done.more = stepped.next.is_some();
             match stepped.next {

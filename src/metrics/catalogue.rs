@@ -150,7 +150,7 @@ catalogue! {
     STORE_FREE = gauge("tallyd_store_free_bytes", &[], "Room on the file system of the store.");
     HTTP_REQUESTS = counter(
         "tallyd_http_requests_total", &["route", "method", "code"],
-        "Requests answered, by route template, method and status code."
+        "Requests answered, by route template, method and status code; 499 if nobody waited for it."
     );
     HTTP_DURATION = histogram(
         "tallyd_http_request_duration_seconds", &["route"],

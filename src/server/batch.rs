@@ -30,20 +30,17 @@ fn too_many() -> ApiError {
 
 /// The items of a JSON array.
 fn array<T>(text: &[u8], read: impl Fn(&[u8]) -> Result<T, ApiError>) -> Result<Vec<T>, ApiError> {
-    let mut seen = Vec::new();
+    let (mut seen, mut begun) = (Vec::new(), false);
     let mut parser = serde_json::Deserializer::from_slice(text);
-    let parsed = parser.deserialize_seq(Items(&mut seen)).and_then(|()| parser.end());
+    let items = Items { seen: &mut seen, begun: &mut begun };
+    let parsed = parser.deserialize_seq(items).and_then(|()| parser.end());
     if seen.len() > MAX_ITEMS {
         return Err(too_many());
     }
     if let Err(error) = parsed {
         let refused = json::explain(&error, "");
         // A syntax error is behind the last item that could be read.
-        return Err(if error.is_data() || seen.is_empty() {
-            refused
-        } else {
-            refused.at(seen.len())
-        });
+        return Err(if error.is_data() || !begun { refused } else { refused.at(seen.len()) });
     }
     let read_one = |(index, item): (usize, &&RawValue)| {
         read(item.get().as_bytes()).map_err(|refused| refused.at(index))
@@ -52,7 +49,11 @@ fn array<T>(text: &[u8], read: impl Fn(&[u8]) -> Result<T, ApiError>) -> Result<
 }
 
 /// Gathers the items of an array, one more than allowed at most.
-struct Items<'a, 'text>(&'a mut Vec<&'text RawValue>);
+struct Items<'a, 'text> {
+    seen: &'a mut Vec<&'text RawValue>,
+    /// Whether the array itself was there.
+    begun: &'a mut bool,
+}
 
 impl<'text> Visitor<'text> for Items<'_, 'text> {
     type Value = ();
@@ -62,9 +63,10 @@ impl<'text> Visitor<'text> for Items<'_, 'text> {
     }
 
     fn visit_seq<A: SeqAccess<'text>>(self, mut sequence: A) -> Result<(), A::Error> {
+        *self.begun = true;
         while let Some(item) = sequence.next_element()? {
-            self.0.push(item);
-            if self.0.len() > MAX_ITEMS {
+            self.seen.push(item);
+            if self.seen.len() > MAX_ITEMS {
                 return Err(A::Error::custom("too many items"));
             }
         }
@@ -121,7 +123,9 @@ mod tests {
         assert_eq!(refused(array(br#"[{},{"a":}]"#, read)), (Code::InvalidJson, Some(1)));
         assert_eq!(refused(array(b"[{},{}", read)), (Code::InvalidJson, Some(2)));
         assert_eq!(refused(array(b"[{}] x", read)), (Code::InvalidJson, Some(1)));
-        assert_eq!(refused(array(b"[", read)), (Code::InvalidJson, None));
+        assert_eq!(refused(array(br#"[{"a":}]"#, read)), (Code::InvalidJson, Some(0)));
+        assert_eq!(refused(array(b"[", read)), (Code::InvalidJson, Some(0)));
+        assert_eq!(refused(array(b"{", read)), (Code::InvalidField, None));
         assert_eq!(refused(array(b"{}", read)), (Code::InvalidField, None));
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::Api;
 use super::error::{ApiError, Code};
 use super::json;
-use super::room::{Room, too_busy};
+use super::room::Room;
 
 /// The most bytes of a body that holds many items.
 pub(super) const MAX_BATCH_BYTES: usize = 16 << 20;
@@ -108,13 +108,12 @@ impl Api {
         accepted: &[Media],
     ) -> Result<Received, ApiError> {
         let (head, body) = request.into_parts();
-        let mut room = match declared(&body) {
-            Some(bytes) => {
-                let waiting = self.rooms.wait_for(bytes.min(limit.bytes));
-                timeout(BODY_TIMEOUT, waiting).await.map_err(|_| too_busy())?
-            }
-            None => self.rooms.unsaid(),
-        };
+        let mut room = self.rooms.enter();
+        // Who asks before it sends need not send what is refused.
+        let asks = head.headers.contains_key(EXPECT);
+        if asks && declared(&body).is_some_and(|bytes| bytes > limit.bytes) {
+            return Err(limit.exceeded());
+        }
         let collected = timeout(BODY_TIMEOUT, collect(body, limit, &mut room)).await;
         let text = collected.map_err(|_| too_late())??;
         if head.headers.contains_key(CONTENT_ENCODING) {
@@ -147,7 +146,7 @@ fn too_late() -> ApiError {
     ApiError::new(Code::BodyTimeout, message)
 }
 
-/// Gathers a body within its limit; of a larger one, reads some more and keeps nothing.
+/// Gathers a body within its limit; of one that is refused, reads some more and keeps nothing.
 async fn collect(mut body: Body, limit: Limit, room: &mut Room) -> Result<Bytes, ApiError> {
     let declared = declared(&body).unwrap_or_default();
     if declared > limit.bytes.saturating_add(READ_AWAY_BYTES) {
@@ -156,6 +155,7 @@ async fn collect(mut body: Body, limit: Limit, room: &mut Room) -> Result<Bytes,
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut seen = 0_usize;
+    let mut refused = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             let message = format!("the body broke off or is malformed: {error}");
@@ -166,23 +166,23 @@ async fn collect(mut body: Body, limit: Limit, room: &mut Room) -> Result<Bytes,
         if seen > limit.bytes.saturating_add(READ_AWAY_BYTES) {
             break;
         }
-        if seen > limit.bytes {
-            (first, rest) = (Bytes::new(), BytesMut::new());
-            continue;
+        if refused.is_none() {
+            let fits = if seen > limit.bytes { Err(limit.exceeded()) } else { room.cover(seen) };
+            refused = fits.err();
         }
-        room.cover(seen)?;
-        if first.is_empty() {
+        if refused.is_some() {
+            (first, rest) = (Bytes::new(), BytesMut::new());
+        } else if first.is_empty() {
             first = data;
         } else {
             if rest.is_empty() {
-                rest.reserve(declared.clamp(seen, limit.bytes));
                 rest.extend_from_slice(&first);
             }
             rest.extend_from_slice(&data);
         }
     }
-    if seen > limit.bytes {
-        return Err(limit.exceeded());
+    if let Some(refused) = refused {
+        return Err(refused);
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     async fn collected(body: Body) -> Result<Bytes, ApiError> {
-        collect(body, LIMIT, &mut Rooms::new().unsaid()).await
+        collect(body, LIMIT, &mut Rooms::new().enter()).await
     }
 
     #[tokio::test]

@@ -58,6 +58,7 @@ pub(super) async fn serve(
             Ok((stream, _)) => stream,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
+                metrics.rejected(Rejected::TooManyConnections);
                 warn!(event = "accept_failed", %error, "cannot accept connections; pausing");
                 stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
                 continue;
@@ -69,7 +70,7 @@ pub(super) async fn serve(
             continue;
         };
         let counted = metrics.http_connection();
-        let connection = connection(stream, router.clone(), stop.clone());
+        let connection = connection(stream, router.clone(), metrics.clone(), stop.clone());
         let cut = cut.clone();
         open.spawn(async move {
             cut.run_until_cancelled(connection).await;
@@ -79,6 +80,7 @@ pub(super) async fn serve(
     drop(listener);
     open.close();
     if tokio::time::timeout(LINGER, open.wait()).await.is_err() {
+        (0..open.len()).for_each(|_| metrics.rejected(Rejected::Timeout));
         warn!(event = "connections_cut", open = open.len(), "cutting connections that do not end");
         cut.cancel();
         open.wait().await;
@@ -100,7 +102,12 @@ fn refuse(stream: TcpStream) {
 }
 
 /// Serves one connection to its end; at `stop` it ends after the request that is open.
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
     // Neither matters enough to refuse a connection over it.
     let set = stream
         .set_nodelay(true)
@@ -112,7 +119,7 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
     let io = TokioIo::new(Timed::new(stream, begun.clone()));
     let mut connection = pin!(
         http1::Builder::new()
-            .timer(HeadTimer(begun))
+            .timer(HeadTimer(begun.clone()))
             .header_read_timeout(HEAD)
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(MAX_BUFFER_BYTES)
@@ -126,6 +133,12 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         }
     };
     if let Err(error) = ended {
+        // What hyper refuses by itself has passed no handler.
+        if error.is_parse() || error.is_parse_too_large() {
+            metrics.rejected(Rejected::InvalidRequest);
+        } else if error.is_timeout() && begun.has_begun() {
+            metrics.rejected(Rejected::Timeout);
+        }
         debug!(event = "connection_broken", %error);
     }
 }

@@ -35,6 +35,11 @@ impl Begun {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a head, or what follows it, has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.get().is_some()
+    }
+
     fn clear(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

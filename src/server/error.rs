@@ -97,7 +97,7 @@ impl Code {
             Self::QueueFull => ("queue_full", 429, Some(R::QueueFull)),
             Self::InternalError => ("internal_error", 500, None),
             Self::Draining => ("draining", 503, Some(R::Draining)),
-            Self::ServerBusy => ("server_busy", 503, Some(R::Timeout)),
+            Self::ServerBusy => ("server_busy", 503, Some(R::ServerBusy)),
             Self::StoreBusy => ("store_busy", 503, Some(R::StoreBusy)),
             Self::TooSlow => ("too_slow", 503, Some(R::Timeout)),
             Self::JobDamaged => ("job_damaged", 503, None),

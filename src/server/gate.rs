@@ -16,8 +16,8 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
 use tracing::{debug, error};
 
-use super::Shared;
 use super::error::{ApiError, Code};
+use super::{Api, Shared};
 
 /// The label of requests that no route matches.
 const NO_ROUTE: &str = "other";
@@ -27,17 +27,18 @@ pub(super) const HEALTH: [&str; 2] = ["/-/healthy", "/-/ready"];
 
 /// Lets a request through to its route, and sees to its answer.
 pub(super) async fn pass(State(api): State<Shared>, request: Request, next: Next) -> Response {
-    let start = Instant::now();
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
     let method = method_label(request.method());
+    let mut counted = Counted { api: &api, route, method, start: Instant::now(), status: HUNG_UP };
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
     let allowed = HEALTH
         .contains(&route)
         .then_some(())
         .map_or_else(|| check_host(request.headers(), request.uri(), &api.config.hosts), Ok)
-        .and_then(|()| check_origin(request.method(), request.headers()));
+        .and_then(|()| check_origin(request.method(), request.headers()))
+        .and_then(|()| check_query(route, request.method(), request.uri()));
     let mut response = match allowed {
         Ok(()) => caught(route, next.run(request)).await,
         Err(refused) => refused.into_response(),
@@ -53,17 +54,44 @@ pub(super) async fn pass(State(api): State<Shared>, request: Request, next: Next
     }
     let refused = response.extensions().get::<Code>().copied();
     // That a probe asks whether it is ready is no request that was refused.
-    let counted = refused.filter(|_| !HEALTH.contains(&route));
-    if let Some(reason) = counted.and_then(Code::rejected) {
+    let limited = refused.filter(|_| !HEALTH.contains(&route));
+    if let Some(reason) = limited.and_then(Code::rejected) {
         api.metrics.rejected(reason);
     }
-    let status = response.status().as_u16();
-    let took = start.elapsed();
-    api.metrics.http_request(route, method, status, took.as_secs_f64());
+    counted.status = response.status().as_u16();
     let code = refused.map(Code::name);
-    let duration_ms = took.as_millis() as u64;
-    debug!(event = "request", route, method, status, code, duration_ms);
+    let duration_ms = counted.start.elapsed().as_millis() as u64;
+    debug!(event = "request", route, method, status = counted.status, code, duration_ms);
     response
+}
+
+/// The status under which a request is counted whose caller did not wait for the answer.
+const HUNG_UP: u16 = 499;
+
+/// Counts a request when it is answered, or when its caller has gone.
+struct Counted<'r> {
+    api: &'r Api,
+    route: &'r str,
+    method: &'static str,
+    start: Instant,
+    status: u16,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let seconds = self.start.elapsed().as_secs_f64();
+        self.api.metrics.http_request(self.route, self.method, self.status, seconds);
+    }
+}
+
+/// Refuses a query where the API defines none: what is meant by it would be ignored.
+fn check_query(route: &str, method: &Method, uri: &Uri) -> Result<(), ApiError> {
+    let is_listing = route == "/v1/jobs" && matches!(*method, Method::GET | Method::HEAD);
+    let query = uri.query().filter(|query| !query.is_empty());
+    if !route.starts_with("/v1/") || is_listing || query.is_none() {
+        return Ok(());
+    }
+    Err(ApiError::new(Code::InvalidQuery, "this route takes no query; leave it out"))
 }
 
 /// The method as a label: only methods that exist, so that callers cannot make series.

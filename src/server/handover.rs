@@ -11,11 +11,9 @@ use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use super::Shared;
+use super::held::CHUNK;
 use crate::job::Outcome;
 use crate::store::{Finish, Lease};
-
-/// The most bytes that the connection takes at once: it asks for more when they are on their way.
-const CHUNK: usize = 64 << 10;
 
 /// The leases of an answer that has not been handed to its connection yet.
 pub(super) struct Handover {
@@ -48,10 +46,11 @@ impl Drop for Handover {
             result: None,
             error: None,
         };
-        let store = self.api.store.clone();
+        let (store, metrics) = (self.api.store.clone(), self.api.metrics.clone());
         let finishes = leases.into_iter().map(give_back).collect();
         let given_back = async move {
             if let Err(error) = store.finish(finishes).await {
+                metrics.store_error();
                 warn!(event = "give_back_failed", %error, "leases of a lost caller run out");
             }
         };

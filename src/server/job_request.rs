@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::{ApiError, Code};
+use super::json::Named;
 use super::{json, traceparent};
 use crate::clock::Timestamp;
 use crate::config::limits;
@@ -71,7 +72,8 @@ pub(super) struct CreateJob<'a> {
     #[schemars(length(min = 1, max = 200))]
     unique_key: Option<String>,
     /// What ends the hold on `unique_key`.
-    unique_until: Option<UniqueUntilName>,
+    #[schemars(with = "Option<UniqueUntilName>")]
+    unique_until: Option<Named<UniqueUntilName>>,
     /// The trace it belongs to (W3C Trace Context).
     traceparent: Option<String>,
 }
@@ -123,7 +125,7 @@ pub(super) fn read(text: &[u8], body: &Bytes, max_bytes: usize) -> Result<NewJob
         start,
         max_attempts,
         timeout: duration("timeout", job.timeout.as_deref(), &limits::TIMEOUT)?,
-        unique: unique(job.unique_key, job.unique_until)?,
+        unique: unique(job.unique_key, job.unique_until.map(|until| until.0))?,
         traceparent: job.traceparent,
     })
 }
@@ -201,7 +203,8 @@ pub(super) fn duration(
 /// A point in time with an offset.
 pub(super) fn timestamp(field: &str, text: &str) -> Result<Timestamp, ApiError> {
     Timestamp::parse(text).ok_or_else(|| {
-        let rule = "must be RFC 3339 with an offset, from 1970 to 9999, like 2026-03-01T12:00:00Z";
+        let rule = "must be RFC 3339 with an offset, from 1970 to 9999-12-30, like \
+                    2026-03-01T12:00:00Z";
         ApiError::invalid(field, format!("{field} {rule}"))
     })
 }
@@ -277,6 +280,14 @@ mod tests {
             (r#""unique_key":"""#, Code::InvalidField, "unique_key"),
             (r#""unique_until":"done""#, Code::InvalidField, "unique_until"),
             (r#""unique_key":"k","unique_until":"ever""#, Code::InvalidField, "unique_until"),
+            (r#""unique_key":"k","unique_until":5"#, Code::InvalidField, "unique_until"),
+            (r#""unique_key":"k","unique_until":[]"#, Code::InvalidField, "unique_until"),
+            (
+                r#""unique_key":"k","unique_until":{"gone":null}"#,
+                Code::InvalidField,
+                "unique_until",
+            ),
+            (r#""priority":1e400"#, Code::InvalidField, "priority"),
             (r#""traceparent":"00-1-2-3""#, Code::InvalidField, "traceparent"),
             (r#""Queue":"a""#, Code::UnknownField, "Queue"),
         ];

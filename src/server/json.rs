@@ -3,7 +3,8 @@
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::http::{Response, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, IntoDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::error::Category;
 
 use super::error::{ApiError, Code};
@@ -17,11 +18,17 @@ pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json"
 
 /// An answer with this body.
 pub(super) fn answer(status: StatusCode, view: &impl Serialize) -> Response<Body> {
-    let text = serde_json::to_vec(view).expect("views have string keys and no failing parts");
-    let mut response = Response::new(Body::from(text));
+    let mut response = Response::new(Body::from(text(view)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     response
+}
+
+/// A view as JSON text.
+pub(super) fn text(view: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec(view).expect("views have string keys and no failing parts");
+    text.shrink_to_fit(); // it may wait long for its caller
+    text
 }
 
 /// Reads a JSON object into `T`.
@@ -30,7 +37,7 @@ pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, ApiErr
     match text.trim_ascii_start().first() {
         None | Some(b'{') => {}
         Some(_) => {
-            return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(text) {
+            return Err(match serde_json::from_slice::<IgnoredAny>(text) {
                 Ok(_) => ApiError::new(Code::InvalidField, "must be a JSON object"),
                 Err(error) => explain(&error, ""),
             });
@@ -39,12 +46,29 @@ pub(super) fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, ApiErr
     serde_json::from_slice(text).map_err(|error| locate::<T>(text).unwrap_or(explain(&error, "")))
 }
 
+/// One of the names of an enum. The derived parsers would also take an object in its place.
+#[derive(Clone, Copy)]
+pub(super) struct Named<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        T::deserialize(name.into_deserializer()).map(Self)
+    }
+}
+
 /// Parses again, slower, to find the field that the error is about.
 fn locate<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<ApiError> {
     let mut parser = serde_json::Deserializer::from_slice(text);
     let error = serde_path_to_error::deserialize::<_, T>(&mut parser).err()?;
     let path = error.path().to_string();
-    Some(explain(error.inner(), if path == "." { "" } else { &path }))
+    let path = if path == "." { "" } else { &path };
+    let is_json = || serde_json::from_slice::<IgnoredAny>(text).is_ok();
+    // To the parser, a number that no type can hold is no JSON.
+    if error.inner().to_string().starts_with("number out of range") && is_json() {
+        return Some(ApiError::invalid(path, format!("{path}: number out of range")));
+    }
+    Some(explain(error.inner(), path))
 }
 
 /// The most characters that an answer repeats of what the caller sent.

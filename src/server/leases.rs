@@ -19,6 +19,7 @@ use super::job_request::{
     DURATION_PATTERN, NAME_PATTERN, WAIT, bounded, check_length, checked_name, duration,
 };
 use super::job_view::JobView;
+use super::json::Named;
 use super::{Api, Shared, json};
 use crate::config::Runner;
 use crate::config::limits;
@@ -88,7 +89,8 @@ pub(super) struct LeasesView<'a> {
 pub(super) struct FinishItem<'a> {
     /// The token of the attempt.
     lease: String,
-    outcome: OutcomeName,
+    #[schemars(with = "OutcomeName")]
+    outcome: Named<OutcomeName>,
     /// With completed: what to keep, at most 64 KiB of JSON.
     #[serde(borrow, default)]
     #[schemars(with = "serde_json::Value")]
@@ -182,7 +184,8 @@ pub(super) async fn renew(
     State(api): State<Shared>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let received = api.receive(request, Limit::BATCH, &[Media::Json]).await?;
+    // The tokens of 10,000 leases are less than a mebibyte.
+    let received = api.receive(request, Limit::SMALL, &[Media::Json]).await?;
     let renewal = received.object::<RenewRequest>()?.renewal()?;
     let store = api.store.clone();
     let answers = api.write(Some(received.room), async move { store.renew(renewal).await }).await?;
@@ -286,7 +289,7 @@ fn read_finish(text: &[u8], body: &Bytes) -> Result<Finish, ApiError> {
         check_report("error", error, Code::ErrorTooLong)?;
     }
     let retry_in = duration("retry_in", item.retry_in.as_deref(), &WAIT)?.unwrap_or_default();
-    let outcome = match item.outcome {
+    let outcome = match item.outcome.0 {
         OutcomeName::Completed => Outcome::Completed,
         OutcomeName::Failed => {
             Outcome::Failed { permanent: item.permanent.unwrap_or(false), retry_in }
@@ -312,7 +315,7 @@ impl FinishItem<'_> {
             ("permanent", self.permanent.is_some(), &[Failed]),
         ];
         for (field, given, outcomes) in fields {
-            if given && !outcomes.contains(&self.outcome) {
+            if given && !outcomes.contains(&self.outcome.0) {
                 let message = format!("{field} does not go with this outcome; leave it out");
                 return Err(ApiError::new(Code::UnknownField, message).field(field));
             }

@@ -15,6 +15,9 @@ use super::routes::Route;
 /// The refusals of every route.
 const ALWAYS: &[Code] = &[Code::MissingHost, Code::Misdirected, Code::InternalError];
 
+/// The refusals of every route of the API itself.
+const API: &[Code] = &[Code::InvalidQuery];
+
 /// The refusals of every route that changes something.
 const WRITING: &[Code] = &[Code::CrossSite];
 
@@ -152,7 +155,9 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Map<String, Value> {
     let with_body = if route.takes.is_empty() { &[] } else { WITH_BODY };
     let writing = if route.method == Method::GET { &[] } else { WRITING };
     let mut refusals = BTreeMap::<u16, Vec<&str>>::new();
-    for code in [route.refusals, with_body, writing, ALWAYS].into_iter().flatten() {
+    let api = if route.path.starts_with("/v1/") { API } else { &[] };
+    let all = [route.refusals, route.store, with_body, writing, api, ALWAYS];
+    for code in all.into_iter().flatten() {
         refusals.entry(code.status().as_u16()).or_default().push(code.name());
     }
     let error = schemas.answers.subschema_for::<ErrorView<'_>>();

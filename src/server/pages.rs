@@ -3,15 +3,19 @@
 use std::fmt::Write;
 use std::sync::LazyLock;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderName;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 
 use super::error::{ApiError, Code};
-use super::{Shared, leases, openapi, routes};
-use crate::metrics;
+use super::held::Held;
+use super::{Api, Shared, leases, openapi, routes};
+use crate::metrics::{self, Snapshot};
 use crate::store::StoreError;
 
 /// The media type of the health routes.
@@ -20,7 +24,7 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 /// The media type of the landing page.
 pub(super) const HTML: &str = "text/html; charset=utf-8";
 
-/// The most scrapes at once: each holds a thread and an exposition.
+/// The most scrapes at once: each holds a thread, then an exposition until it is sent.
 pub(super) const MAX_SCRAPES: usize = 40;
 
 /// The page loads nothing, runs nothing, and is framed by nobody.
@@ -49,20 +53,28 @@ fn check_store(api: &Shared) -> Result<(), ApiError> {
 
 /// `GET /metrics`
 pub(super) async fn exposition(State(api): State<Shared>) -> Result<Response, ApiError> {
-    // Thousands of lines take milliseconds to write, which other requests need not wait for.
-    let Ok(place) = api.scrapes.clone().try_acquire_owned() else {
-        let message = format!("{MAX_SCRAPES} scrapes are under way; scrape less often");
-        return Err(ApiError::new(Code::ServerBusy, message));
-    };
-    let metrics = api.metrics.clone();
-    let scrape = move || {
-        let _place = place; // kept while it is written, whether or not the caller still waits
-        metrics.snapshot().to_text()
-    };
-    let text = spawn_blocking(scrape).await.map_err(|_| {
-        ApiError::new(Code::InternalError, "the exposition could not be written; see the log")
-    })?;
-    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+    let (text, place) = api.with_snapshot(|snapshot| snapshot.to_text().into()).await?;
+    let body = Body::new(Held::new(text, place));
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], body).into_response())
+}
+
+impl Api {
+    /// Writes what a snapshot says, beside the requests: thousands of lines take milliseconds. The
+    /// place among the scrapes is kept until the text is on its way.
+    pub(super) async fn with_snapshot(
+        &self,
+        write: fn(&Snapshot) -> Bytes,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
+        let Ok(place) = self.scrapes.clone().try_acquire_owned() else {
+            let message = format!("{MAX_SCRAPES} scrapes are under way; scrape less often");
+            return Err(ApiError::new(Code::ServerBusy, message));
+        };
+        let metrics = self.metrics.clone();
+        let written = spawn_blocking(move || (write(&metrics.snapshot()), place));
+        written.await.map_err(|_| {
+            ApiError::new(Code::InternalError, "the counts could not be written; see the log")
+        })
+    }
 }
 
 /// `GET /openapi.json`

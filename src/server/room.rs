@@ -22,19 +22,8 @@ impl Rooms {
         Self(Arc::new(Semaphore::new(ALL_KIB)))
     }
 
-    /// Room for a body that says how large it is; waits behind those that came before.
-    pub(super) async fn wait_for(&self, bytes: usize) -> Room {
-        let mut room = self.unsaid();
-        let kib = missing_kib(0, bytes);
-        if kib > 0 {
-            let held = self.0.clone().acquire_many_owned(kib).await;
-            room.take(held.expect("the semaphore is never closed"));
-        }
-        room
-    }
-
-    /// Room for a body that does not say how large it is: it holds what has come.
-    pub(super) fn unsaid(&self) -> Room {
+    /// Room for one body, which holds as much of it as has come.
+    pub(super) fn enter(&self) -> Room {
         Room { all: self.0.clone(), held: None }
     }
 }
@@ -47,7 +36,8 @@ pub(super) struct Room {
 
 impl Room {
     /// Room for what has come so far. Refused if there is none: bodies that wait for each other
-    /// half way would all wait until they are too late.
+    /// half way would all wait until they are too late, and one that reserved what it only says
+    /// it has could hold all room without sending anything.
     pub(super) fn cover(&mut self, bytes: usize) -> Result<(), ApiError> {
         let kib = missing_kib(self.held_kib(), bytes);
         if kib == 0 {
@@ -70,8 +60,7 @@ impl Room {
     }
 }
 
-/// The refusal of a body that finds no room.
-pub(super) fn too_busy() -> ApiError {
+fn too_busy() -> ApiError {
     ApiError::new(Code::ServerBusy, "too many large bodies at once; send it again later")
 }
 
@@ -87,30 +76,26 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    #[tokio::test]
-    async fn small_bodies_need_no_room_and_large_ones_give_theirs_back() {
+    #[test]
+    fn small_bodies_need_no_room_and_large_ones_give_theirs_back() {
         let rooms = Rooms::new();
-        let all = rooms.wait_for(128 * MIB).await;
-        assert_eq!(rooms.wait_for(FREE_BYTES).await.held_kib(), 0);
-        let mut unsaid = rooms.unsaid();
-        assert_eq!(unsaid.cover(FREE_BYTES), Ok(()));
-        assert_eq!(unsaid.cover(FREE_BYTES + 1).map_err(|e| e.code), Err(Code::ServerBusy));
+        let (mut all, mut small) = (rooms.enter(), rooms.enter());
+        assert_eq!(all.cover(128 * MIB), Ok(()));
+        assert_eq!(small.cover(FREE_BYTES), Ok(()));
+        assert_eq!(small.cover(FREE_BYTES + 1).map_err(|e| e.code), Err(Code::ServerBusy));
         drop(all);
-        assert_eq!(unsaid.cover(FREE_BYTES + 1), Ok(()));
-        assert_eq!(unsaid.held_kib(), 17);
+        assert_eq!(small.cover(FREE_BYTES + 1), Ok(()));
+        assert_eq!(small.held_kib(), 17);
     }
 
-    #[tokio::test]
-    async fn a_body_that_does_not_say_its_size_holds_what_has_come() {
+    #[test]
+    fn a_body_holds_what_has_come() {
         let rooms = Rooms::new();
-        let mut unsaid = rooms.unsaid();
+        let mut room = rooms.enter();
         for bytes in [100, MIB, MIB + 1, 3 * MIB] {
-            assert_eq!(unsaid.cover(bytes), Ok(()));
+            assert_eq!(room.cover(bytes), Ok(()));
         }
-        assert_eq!(unsaid.held_kib(), 3 << 10);
-        let rest = rooms.wait_for(125 * MIB).await;
-        assert_eq!(unsaid.cover(4 * MIB).map_err(|error| error.code), Err(Code::ServerBusy));
-        drop((unsaid, rest));
-        assert_eq!(rooms.0.available_permits(), ALL_KIB);
+        assert_eq!(room.held_kib(), 3 << 10);
+        assert_eq!(rooms.0.available_permits(), ALL_KIB - (3 << 10));
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Route {
     pub(super) answers: Vec<(u16, Option<Content>)>,
     /// The refusals that are its own, beside those of every route and every body.
     pub(super) refusals: &'static [Code],
+    /// Those of the part of the store that it asks.
+    pub(super) store: &'static [Code],
     handler: MethodRouter<Shared, Infallible>,
 }
 
@@ -64,6 +66,7 @@ impl Route {
             takes: Vec::new(),
             answers: Vec::new(),
             refusals: &[],
+            store: &[],
             handler: on(filter, handler),
         }
     }
@@ -93,11 +96,30 @@ impl Route {
         self
     }
 
+    /// Asks the writer of the store, also if nothing is changed.
+    fn writes(mut self) -> Self {
+        self.store = WRITER;
+        self
+    }
+
+    /// Asks the readers of the store.
+    fn reads(mut self) -> Self {
+        self.store = READERS;
+        self
+    }
+
     fn refuses(mut self, codes: &'static [Code]) -> Self {
         self.refusals = codes;
         self
     }
 }
+
+/// What may be wrong with the store when something is to be written.
+const WRITER: &[Code] = &[Code::StoreBusy, Code::DiskFull, Code::StoreStopped];
+
+/// The same when jobs are read.
+const READERS: &[Code] =
+    &[Code::TooSlow, Code::JobDamaged, Code::StoreUnreadable, Code::StoreStopped];
 
 /// What may be wrong with a job that is to be created.
 const CREATE: &[Code] = &[
@@ -107,9 +129,7 @@ const CREATE: &[Code] = &[
     Code::TooManyQueues,
     Code::QueueNotConfigured,
     Code::QueueFull,
-    Code::StoreBusy,
-    Code::DiskFull,
-    Code::StoreStopped,
+    Code::JobDamaged,
 ];
 
 /// As [`CREATE`], and there may be too many.
@@ -121,13 +141,11 @@ const CREATE_MANY: &[Code] = &[
     Code::TooManyQueues,
     Code::QueueNotConfigured,
     Code::QueueFull,
-    Code::StoreBusy,
-    Code::DiskFull,
-    Code::StoreStopped,
+    Code::JobDamaged,
 ];
 
 /// What may be wrong with a queue that is named in the path.
-const QUEUE: &[Code] = &[Code::InvalidName, Code::QueueNotFound, Code::StoreStopped];
+const QUEUE: &[Code] = &[Code::InvalidName, Code::QueueNotFound];
 
 /// The routes, in the order in which people should read them.
 pub(super) fn table() -> Vec<Route> {
@@ -139,16 +157,16 @@ pub(super) fn table() -> Vec<Route> {
 }
 
 fn job_routes() -> Vec<Route> {
-    const ONE: &[Code] =
-        &[Code::JobNotFound, Code::InvalidState, Code::JobDamaged, Code::StoreStopped];
+    const ONE: &[Code] = &[Code::JobNotFound, Code::InvalidState, Code::JobDamaged];
     const REQUEUE: &[Code] =
-        &[Code::JobNotFound, Code::InvalidState, Code::UniqueKeyHeld, Code::StoreStopped];
+        &[Code::JobNotFound, Code::InvalidState, Code::UniqueKeyHeld, Code::JobDamaged];
     vec![
         Route::new(Method::POST, "/v1/jobs", "createJob", "creates a job", jobs::create)
             .takes::<CreateJob>(Media::Json)
             .answers::<CreatedView>(201)
             .answers::<CreatedView>(200)
-            .refuses(CREATE),
+            .refuses(CREATE)
+            .writes(),
         Route::new(
             Method::POST,
             "/v1/jobs/batch",
@@ -159,24 +177,16 @@ fn job_routes() -> Vec<Route> {
         .takes::<Vec<CreateJob>>(Media::Json)
         .takes::<CreateJob>(Media::NdJson)
         .answers::<BatchView>(201)
-        .refuses(CREATE_MANY),
+        .refuses(CREATE_MANY)
+        .writes(),
         Route::new(Method::GET, "/v1/jobs", "listJobs", "lists jobs, newest first", jobs::list)
             .query::<ListQuery>()
             .answers::<PageView>(200)
-            .refuses(&[
-                Code::InvalidQuery,
-                Code::TooSlow,
-                Code::StoreUnreadable,
-                Code::StoreStopped,
-            ]),
+            .reads(),
         Route::new(Method::GET, "/v1/jobs/{id}", "showJob", "shows a job", jobs::show)
             .answers::<JobView>(200)
-            .refuses(&[
-                Code::JobNotFound,
-                Code::TooSlow,
-                Code::StoreUnreadable,
-                Code::StoreStopped,
-            ]),
+            .refuses(&[Code::JobNotFound])
+            .reads(),
         Route::new(
             Method::POST,
             "/v1/jobs/{id}/cancel",
@@ -186,7 +196,8 @@ fn job_routes() -> Vec<Route> {
         )
         .takes::<Nothing>(Media::Json)
         .answers::<JobView>(200)
-        .refuses(ONE),
+        .refuses(ONE)
+        .writes(),
         Route::new(
             Method::POST,
             "/v1/jobs/{id}/requeue",
@@ -196,7 +207,8 @@ fn job_routes() -> Vec<Route> {
         )
         .takes::<Nothing>(Media::Json)
         .answers::<JobView>(200)
-        .refuses(REQUEUE),
+        .refuses(REQUEUE)
+        .writes(),
         Route::new(
             Method::DELETE,
             "/v1/jobs/{id}",
@@ -205,29 +217,27 @@ fn job_routes() -> Vec<Route> {
             jobs::discard,
         )
         .answers_nothing()
-        .refuses(ONE),
+        .refuses(ONE)
+        .writes(),
     ]
 }
 
 fn queue_routes() -> Vec<Route> {
     const ONE: &str = "/v1/queues/{queue}";
-    const FORGET: &[Code] = &[
-        Code::InvalidName,
-        Code::QueueNotFound,
-        Code::QueueNotEmpty,
-        Code::QueueConfigured,
-        Code::StoreStopped,
-    ];
+    const FORGET: &[Code] =
+        &[Code::InvalidName, Code::QueueNotFound, Code::QueueNotEmpty, Code::QueueConfigured];
     let mut routes = vec![
         Route::new(Method::GET, "/v1/queues", "listQueues", "lists queues", queues::list)
             .answers::<QueuesView>(200)
-            .refuses(&[Code::StoreStopped]),
+            .writes(),
         Route::new(Method::GET, ONE, "showQueue", "shows a queue", queues::show)
             .answers::<QueueView>(200)
-            .refuses(QUEUE),
+            .refuses(QUEUE)
+            .writes(),
         Route::new(Method::DELETE, ONE, "forgetQueue", "forgets an empty queue", queues::forget)
             .answers_nothing()
-            .refuses(FORGET),
+            .refuses(FORGET)
+            .writes(),
         Route::new(
             Method::POST,
             "/v1/queues/{queue}/pause",
@@ -237,7 +247,8 @@ fn queue_routes() -> Vec<Route> {
         )
         .takes::<Nothing>(Media::Json)
         .answers::<QueueView>(200)
-        .refuses(QUEUE),
+        .refuses(QUEUE)
+        .writes(),
         Route::new(
             Method::POST,
             "/v1/queues/{queue}/resume",
@@ -247,7 +258,8 @@ fn queue_routes() -> Vec<Route> {
         )
         .takes::<Nothing>(Media::Json)
         .answers::<QueueView>(200)
-        .refuses(QUEUE),
+        .refuses(QUEUE)
+        .writes(),
     ];
     routes.extend(bulk_routes());
     routes
@@ -276,25 +288,15 @@ fn bulk_routes() -> [Route; 3] {
         queues::discard_dead,
     );
     [cancel, requeue, discard].map(|route| {
-        route.takes::<BulkRequest>(Media::Json).answers::<BulkView>(200).refuses(QUEUE)
+        route.takes::<BulkRequest>(Media::Json).answers::<BulkView>(200).refuses(QUEUE).writes()
     })
 }
 
 fn lease_routes() -> Vec<Route> {
-    const LEASE: &[Code] = &[
-        Code::InvalidName,
-        Code::QueueNotConfigured,
-        Code::QueueHasRunner,
-        Code::Draining,
-        Code::StoreStopped,
-    ];
-    const FINISH: &[Code] = &[
-        Code::ResultTooLarge,
-        Code::ErrorTooLong,
-        Code::JsonTooDeep,
-        Code::TooManyItems,
-        Code::StoreStopped,
-    ];
+    const LEASE: &[Code] =
+        &[Code::InvalidName, Code::QueueNotConfigured, Code::QueueHasRunner, Code::Draining];
+    const FINISH: &[Code] =
+        &[Code::ResultTooLarge, Code::ErrorTooLong, Code::JsonTooDeep, Code::TooManyItems];
     vec![
         Route::new(
             Method::POST,
@@ -305,7 +307,8 @@ fn lease_routes() -> Vec<Route> {
         )
         .takes::<LeaseRequest>(Media::Json)
         .answers::<LeasesView>(200)
-        .refuses(LEASE),
+        .refuses(LEASE)
+        .writes(),
         Route::new(
             Method::POST,
             "/v1/leases/finish",
@@ -315,7 +318,8 @@ fn lease_routes() -> Vec<Route> {
         )
         .takes::<Vec<FinishItem>>(Media::Json)
         .answers::<ResultsView>(200)
-        .refuses(FINISH),
+        .refuses(FINISH)
+        .writes(),
         Route::new(
             Method::POST,
             "/v1/leases/renew",
@@ -325,16 +329,19 @@ fn lease_routes() -> Vec<Route> {
         )
         .takes::<RenewRequest>(Media::Json)
         .answers::<ResultsView>(200)
-        .refuses(&[Code::TooManyItems, Code::StoreStopped]),
+        .refuses(&[Code::TooManyItems])
+        .writes(),
     ]
 }
 
 fn page_routes() -> Vec<Route> {
     vec![
         Route::new(Method::GET, "/v1/stats", "showStats", "all counts, in one cut", stats::show)
-            .answers::<StatsView>(200),
+            .answers::<StatsView>(200)
+            .refuses(&[Code::ServerBusy]),
         Route::new(Method::GET, METRICS, "showMetrics", "for Prometheus", pages::exposition)
-            .answers_as::<String>(200, metrics::CONTENT_TYPE),
+            .answers_as::<String>(200, metrics::CONTENT_TYPE)
+            .refuses(&[Code::ServerBusy]),
         Route::new(Method::GET, gate::HEALTH[0], "isHealthy", "whether it serves", pages::healthy)
             .answers_as::<String>(200, pages::TEXT)
             .refuses(&[Code::StoreStopped]),

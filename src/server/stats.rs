@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::error::ApiError;
+use super::held::Held;
 use super::{Shared, json};
 use crate::job::AttemptResult;
 use crate::metrics::{QueueCut, Snapshot};
@@ -144,8 +147,10 @@ impl<'a> StatsView<'a> {
 }
 
 /// `GET /v1/stats`
-pub(super) async fn show(State(api): State<Shared>) -> Response {
-    json::answer(StatusCode::OK, &StatsView::new(&api.metrics.snapshot()))
+pub(super) async fn show(State(api): State<Shared>) -> Result<Response, ApiError> {
+    let write = |snapshot: &Snapshot| json::text(&StatsView::new(snapshot)).into();
+    let (text, place) = api.with_snapshot(write).await?;
+    Ok(([(CONTENT_TYPE, json::JSON)], Body::new(Held::new(text, place))).into_response())
 }
 
 #[cfg(test)]

@@ -169,7 +169,8 @@ async fn bodies_are_refused_by_type_and_encoding() {
 #[tokio::test]
 async fn a_write_keeps_the_room_of_its_body_when_its_caller_hangs_up() {
     let Fixture { api, .. } = &Fixture::new(|_| {});
-    let whole = api.rooms.wait_for(128 << 20).await;
+    let mut whole = api.rooms.enter();
+    whole.cover(128 << 20).expect("all is free");
     let (finish, finished) = tokio::sync::oneshot::channel();
     let work = async {
         finished.await.expect("it is told");
@@ -180,10 +181,10 @@ async fn a_write_keeps_the_room_of_its_body_when_its_caller_hangs_up() {
         _ = api.write(Some(whole), work) => panic!("it cannot be finished yet"),
         () = std::future::ready(()) => {} // the caller is gone
     }
-    assert!(api.rooms.unsaid().cover(1 << 20).is_err(), "what was received is still held");
+    assert!(api.rooms.enter().cover(1 << 20).is_err(), "what was received is still held");
     finish.send(()).expect("the write goes on");
     api.writes_finished().await;
-    assert_eq!(api.rooms.unsaid().cover(1 << 20), Ok(()));
+    assert_eq!(api.rooms.enter().cover(1 << 20), Ok(()));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use super::sqlite::Engine;
 use super::*;
+use crate::job::Outcome;
 
 type Reply<R> = oneshot::Sender<Result<R, StoreError>>;
 
@@ -114,7 +115,9 @@ impl Operation {
             Self::Create(call) => call.ask.payload.len(),
             Self::CreateBatch(call) => call.ask.iter().map(|job| job.payload.len()).sum(),
             Self::Finish(call) => {
-                call.ask.iter().flat_map(|finish| &finish.result).map(bytes::Bytes::len).sum()
+                let result = |finish: &Finish| finish.result.as_ref().map_or(0, bytes::Bytes::len);
+                let error = |finish: &Finish| finish.error.as_ref().map_or(0, String::len);
+                call.ask.iter().map(|finish| result(finish) + error(finish)).sum()
             }
             _ => 0,
         }
@@ -160,7 +163,8 @@ impl Operation {
         }
     }
 
-    /// Sends the answer; a caller who has gone needs none, but leases must not be left with it.
+    /// Sends the answer; a caller who has gone needs none, but leases must not be left with it: not
+    /// those that it was given, nor those that it could not give back.
     pub(super) fn deliver(self, given_back: &mut Vec<Lease>) {
         match self {
             Self::Create(call) => drop(call.deliver()),
@@ -168,7 +172,15 @@ impl Operation {
             Self::Claim(call, _) => {
                 given_back.extend(call.deliver().into_iter().flat_map(|claimed| claimed.leases()));
             }
-            Self::Finish(call) => drop(call.deliver()),
+            Self::Finish(call) => {
+                if call.is_abandoned() && matches!(call.answer, Some(Err(_))) {
+                    let is_release =
+                        |finish: &&Finish| matches!(finish.outcome, Outcome::Released { .. });
+                    given_back
+                        .extend(call.ask.iter().filter(is_release).map(|finish| finish.lease));
+                }
+                drop(call.deliver());
+            }
             Self::Renew(call) => drop(call.deliver()),
             Self::Act(call) => drop(call.deliver()),
             Self::Bulk(call) => drop(call.deliver()),

@@ -169,7 +169,7 @@ pub struct Claim {
     pub queues: Vec<String>,
     /// At most so many jobs.
     pub max: usize,
-    /// At most so many bytes of payload, but at least one job.
+    /// At most about so many bytes of payloads and texts, but at least one job.
     pub max_bytes: usize,
     /// How long the leases last; the queue's lease if absent.
     pub duration: Option<Duration>,

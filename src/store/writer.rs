@@ -6,7 +6,7 @@
 //!    └──────── answers <── publish <────┘      meanwhile the next batch gathers in the channel
 //! ```
 //!
-//! The writer takes all that is waiting, up to [`MAX_OPERATIONS`] or [`MAX_JOBS`], and does not
+//! The writer takes all that is waiting, up to [`MAX_OPERATIONS`], [`MAX_BATCH_JOBS`] or [`MAX_BATCH_BYTES`], and does not
 //! wait for more. Waiting was tried: `wrk -t1 -c64` (256) posting 200-byte jobs, four variants in
 //! turns, medians of three:
 //!
@@ -25,6 +25,7 @@
 //! applied once more from the reserve. Any other failure stops the store for good: nothing is
 //! published, every caller gets an error, and the daemon ends.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 
@@ -35,6 +36,7 @@ use tracing::{error, warn};
 
 use super::operation::{Call, Failure, Operation};
 use super::parked::Parked;
+use super::served::Served;
 use super::sqlite::Engine;
 use super::*;
 use crate::clock::Stopwatch;
@@ -43,13 +45,6 @@ use crate::metrics::Metrics;
 
 /// The most operations that may wait, and that one transaction takes.
 const MAX_OPERATIONS: usize = 1_024;
-
-/// The bytes at which a transaction is closed: a quarter of what the log may hold.
-const MAX_BYTES: usize = 16 << 20;
-
-/// The most jobs that one transaction touches, so that no caller waits for a batch of seconds.
-/// One operation may exceed it by itself: a batch of 10,000 creates is one.
-const MAX_JOBS: usize = 10_000;
 
 /// The callers' end of the writer.
 #[derive(Clone)]
@@ -80,7 +75,9 @@ impl Writer {
             end: end_sender,
             parked: Some(Parked::default()),
             given_back: Vec::new(),
+            held_over: VecDeque::new(),
             served_all: true,
+            was_refused: false,
         };
         let spawned =
             thread::Builder::new().name("tallyd-writer".into()).spawn(move || writing.run());
@@ -164,12 +161,13 @@ struct Writing {
     parked: Option<Parked>,
     /// Leases of callers who had gone when their answer came.
     given_back: Vec<Lease>,
+    /// Operations that would have made the last batch too large.
+    held_over: VecDeque<Operation>,
     /// Whether no claim that waits can be served before something else happens.
     served_all: bool,
+    /// Whether the last batch was refused as a whole.
+    was_refused: bool,
 }
-
-/// Claims that were served by a batch, with their places among those that wait.
-type Served = Vec<(u64, Call<Claim, Claimed>)>;
 
 impl Writing {
     fn run(mut self) {
@@ -194,20 +192,25 @@ impl Writing {
 
     /// Waits for an operation and takes what else is there; false when nobody can send any more.
     fn gather(&mut self, batch: &mut Vec<Operation>) -> bool {
+        // After a refusal, what the writer has to do by itself waits for somebody else's operation.
+        let has_own = !self.given_back.is_empty() || !self.served_all;
+        if self.held_over.is_empty() && (self.was_refused || !has_own) {
+            let Some(operation) = self.receiver.blocking_recv() else { return false };
+            self.held_over.push_back(operation);
+        }
         if !self.given_back.is_empty() {
             let (call, _) = Call::new(released(&std::mem::take(&mut self.given_back)));
             batch.push(Operation::Finish(call));
-        } else if !self.served_all {
-            // The next batch begins with those that wait, whatever else there is.
-        } else if let Some(operation) = self.receiver.blocking_recv() {
-            batch.push(operation);
-        } else {
-            return false;
         }
         let mut jobs: usize = batch.iter().map(Operation::jobs).sum();
         let mut bytes: usize = batch.iter().map(Operation::bytes).sum();
-        while batch.len() < MAX_OPERATIONS && jobs < MAX_JOBS && bytes < MAX_BYTES {
-            let Ok(operation) = self.receiver.try_recv() else { break };
+        while batch.len() < MAX_OPERATIONS && jobs < MAX_BATCH_JOBS {
+            let next = self.held_over.pop_front().or_else(|| self.receiver.try_recv().ok());
+            let Some(operation) = next else { break };
+            if bytes > 0 && bytes + operation.bytes() > MAX_BATCH_BYTES {
+                self.held_over.push_front(operation);
+                break;
+            }
             jobs += operation.jobs();
             bytes += operation.bytes();
             batch.push(operation);
@@ -217,24 +220,22 @@ impl Writing {
 
     /// Applies, commits, publishes and answers a batch; an error is the reason to stop the store.
     fn commit(&mut self, batch: &mut Vec<Operation>) -> Result<(), String> {
-        let mut served = Vec::new();
+        let mut served = Served::default();
+        self.was_refused = false;
         match self.attempt(batch, &mut served) {
             Ok(()) => {}
             Err(Failure::Full) => {
                 self.put_back(&mut served);
                 self.attempt_from_reserve(batch, &mut served)?;
             }
-            Err(Failure::Busy) => {
-                self.metrics.store_error();
-                batch.iter_mut().for_each(|operation| operation.refuse(StoreError::Busy));
-            }
+            Err(Failure::Busy) => self.refuse(batch, &StoreError::Busy),
             Err(Failure::Fatal(reason)) => return Err(reason),
             Err(Failure::Refused(error)) => return Err(error.to_string()),
         }
         for operation in batch.drain(..) {
             operation.deliver(&mut self.given_back);
         }
-        for (_, call) in served {
+        for (_, call) in served.calls {
             let undelivered = call.deliver();
             self.given_back.extend(undelivered.into_iter().flat_map(|claimed| claimed.leases()));
         }
@@ -249,8 +250,16 @@ impl Writing {
         for operation in batch.iter_mut() {
             if matches!(operation, Operation::Claim(..)) {
                 self.serve_parked(served)?; // who has waited longer comes first
+                if served.is_too_much() {
+                    let claim = std::mem::replace(operation, Operation::Parked);
+                    self.held_over.push_back(claim);
+                    continue;
+                }
             }
             operation.apply(&mut self.engine)?;
+            if let Operation::Claim(call, _) = operation {
+                served.count(call);
+            }
             self.park_if_empty(operation);
         }
         self.serve_parked(served)?;
@@ -288,13 +297,23 @@ impl Writing {
             Err(Failure::Full) => {
                 self.put_back(served);
                 self.engine.roll_back()?;
-                batch.iter_mut().for_each(|operation| operation.refuse(StoreError::DiskFull));
+                self.refuse(batch, &StoreError::DiskFull);
+                Ok(())
+            }
+            Err(Failure::Busy) => {
+                self.refuse(batch, &StoreError::Busy);
                 Ok(())
             }
             Err(Failure::Fatal(reason)) => Err(reason),
-            Err(Failure::Busy) => Err("another program writes to its file".into()),
             Err(Failure::Refused(error)) => Err(error.to_string()),
         }
+    }
+
+    /// Refuses a batch as a whole, of which nothing was changed.
+    fn refuse(&mut self, batch: &mut [Operation], error: &StoreError) {
+        self.was_refused = true;
+        self.metrics.store_error();
+        batch.iter_mut().for_each(|operation| operation.refuse(error.clone()));
     }
 
     /// Gives jobs that became ready to the claims that wait for them, the longest first, as many
@@ -305,26 +324,35 @@ impl Writing {
         let Some(parked) = &mut self.parked else { return Ok(()) };
         for queue in ready {
             loop {
-                if too_much(served) {
+                if served.is_too_much() {
                     self.engine.note_ready(&queue);
                     self.served_all = false;
                     break;
                 }
                 let Some((number, mut call)) = parked.next(&queue) else { break };
-                call.apply(|claim| self.engine.claim(claim))?;
+                if let Err(failure) = call.apply(|claim| self.engine.claim(claim)) {
+                    parked.put_back(number, call);
+                    return Err(failure);
+                }
                 if matches!(&call.answer, Some(Ok(claimed)) if claimed.jobs.is_empty()) {
                     parked.put_back(number, call);
                     break;
                 }
-                served.push((number, call));
+                served.count(&call);
+                served.calls.push((number, call));
             }
         }
         Ok(())
     }
 
+    /// Lets the claims wait on that a batch has served which is undone now.
     fn put_back(&mut self, served: &mut Served) {
+        let undone = std::mem::take(served);
         if let Some(parked) = &mut self.parked {
-            served.drain(..).rev().for_each(|(number, call)| parked.put_back(number, call));
+            for (number, mut call) in undone.calls.into_iter().rev() {
+                call.answer = None;
+                parked.put_back(number, call);
+            }
         }
     }
 
@@ -348,19 +376,19 @@ impl Writing {
         let Some(parked) = self.parked.take() else { return };
         for (number, mut call) in parked.into_calls() {
             call.answer = Some(Ok(Claimed::default()));
-            served.push((number, call));
+            served.calls.push((number, call));
         }
     }
 
     fn close(self, close: Vec<Operation>) {
-        let Self { engine, mut receiver, parked, end, .. } = self;
+        let Self { engine, mut receiver, parked, held_over, end, .. } = self;
         drop(parked);
         let closed = engine.close();
         end.send_replace(Some(End::Closed));
         receiver.close();
         let mut none = Vec::new();
         let late = std::iter::from_fn(|| receiver.try_recv().ok());
-        for mut operation in close.into_iter().chain(late) {
+        for mut operation in close.into_iter().chain(held_over).chain(late) {
             operation.refuse(StoreError::Stopped("it is closed".into()));
             if let Operation::Close(call) = &mut operation {
                 call.answer = Some(closed.clone().map_err(StoreError::Stopped));
@@ -377,25 +405,11 @@ impl Writing {
         self.end.send_replace(Some(End::Failed(reason.to_owned())));
         self.receiver.close();
         let late = std::iter::from_fn(|| self.receiver.try_recv().ok());
-        for mut operation in batch.chain(late) {
+        for mut operation in batch.chain(self.held_over).chain(late) {
             operation.refuse(StoreError::Stopped(reason.to_owned()));
             operation.deliver(&mut self.given_back);
         }
     }
-}
-
-/// Whether a batch has served as many waiting claims as one transaction should.
-fn too_much(served: &Served) -> bool {
-    let claimed = served.iter().filter_map(|(_, call)| match &call.answer {
-        Some(Ok(claimed)) => Some(&claimed.jobs),
-        _ => None,
-    });
-    let (mut count, mut bytes) = (0, 0);
-    for leased in claimed.flatten() {
-        count += 1;
-        bytes += leased.job.payload.as_ref().map_or(0, bytes::Bytes::len);
-    }
-    count >= MAX_JOBS || bytes >= MAX_BYTES
 }
 
 fn released(leases: &[Lease]) -> Vec<Finish> {

@@ -109,6 +109,27 @@ async fn one_answer_holds_at_most_16_mib() {
 }
 
 #[tokio::test]
+async fn error_texts_count_in_the_size_of_an_answer() {
+    let daemon = Daemon::start("[defaults]\nbackoff = { initial = \"0s\" }");
+    let batch =
+        send(&daemon, "POST", "/v1/jobs/batch", json!(vec![json!({"kind": "k"}); 60])).await;
+    assert_eq!(batch.status, 201);
+    let ask = json!({"queues": ["default"], "max": 1000, "wait": "30s"});
+    let (_, leased) = daemon.post("/v1/leases", ask.clone()).await;
+    let error = "\u{1}".repeat(60_000);
+    let failed = |job: &Value| json!({"lease": job["lease"], "outcome": "failed", "error": error});
+    for jobs in leased["jobs"].as_array().unwrap().chunks(20) {
+        let failed: Vec<_> = jobs.iter().map(failed).collect();
+        assert_eq!(finish(&daemon, failed.into()).await, json!(vec!["ok"; jobs.len()]));
+    }
+    let retried = json!({"queues": ["default"], "max": 1000, "wait": "30s"});
+    let answer = send(&daemon, "POST", "/v1/leases", retried).await;
+    assert!(!answer.json["jobs"].as_array().unwrap().is_empty());
+    let mib = answer.text.len() >> 20;
+    assert!(mib <= 16, "an answer of {mib} MiB");
+}
+
+#[tokio::test]
 async fn a_repeated_finish_is_ok_again_and_counts_once() {
     let daemon = Daemon::start("");
     let id = create(&daemon, json!({"kind": "k"})).await;

@@ -42,7 +42,7 @@ pub const CASES: &[(&str, u16, Option<&str>)] = &[
     ("queue_full", 429, Some("queue_full")),
     ("internal_error", 500, None),
     ("draining", 503, Some("draining")),
-    ("server_busy", 503, Some("timeout")),
+    ("server_busy", 503, Some("server_busy")),
     ("store_busy", 503, Some("store_busy")),
     ("too_slow", 503, Some("timeout")),
     ("job_damaged", 503, None),

@@ -18,7 +18,7 @@ struct Taking<'c> {
     queue: QueueId,
     /// So many jobs more.
     wanted: usize,
-    /// The payloads that were given out so far.
+    /// About how much was given out so far.
     bytes: usize,
     /// Damaged rows, which stay the first that are ready as long as those behind them are taken.
     passed_over: usize,
@@ -63,7 +63,7 @@ impl Engine {
                     }
                     read => read?,
                 };
-                taking.bytes += job.payload.as_ref().map_or(0, bytes::Bytes::len);
+                taking.bytes += job.bytes();
                 if taking.bytes > taking.claim.max_bytes && !claimed.jobs.is_empty() {
                     return Ok(true);
                 }

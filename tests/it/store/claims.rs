@@ -56,17 +56,17 @@ async fn every_claim_raises_the_attempt_and_none_lowers_it() {
 }
 
 #[tokio::test]
-async fn payloads_are_bounded_but_one_job_always_comes() {
+async fn what_a_claim_gets_is_bounded_but_one_job_always_comes() {
     let bed = Bed::new();
     for _ in 0..4 {
-        bed.create(NewJob { payload: Bytes::from(vec![b'1'; 100]), ..job("a", "k") }).await;
+        bed.create(NewJob { payload: Bytes::from(vec![b'1'; 100_000]), ..job("a", "k") }).await;
     }
     bed.create(job("b", "k")).await;
     let ask = |max_bytes| Claim { max_bytes, ..claim(&["a", "b"], 9) };
     assert_eq!(bed.claim(ask(1)).await.len(), 1);
-    assert_eq!(bed.claim(ask(299)).await.len(), 2);
-    let rest = bed.claim(ask(104)).await;
-    assert_eq!(rest.len(), 2, "100 bytes of one queue and 4 of the next");
+    assert_eq!(bed.claim(ask(299_000)).await.len(), 2);
+    let rest = bed.claim(ask(110_000)).await;
+    assert_eq!(rest.len(), 2, "a large one of one queue and a small one of the next");
     assert_eq!(bed.count("a", "k", Count::Running), 4);
 }
 
