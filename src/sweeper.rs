@@ -45,18 +45,14 @@ impl Sweeper {
         loop {
             due.mark_unchanged();
             let least = Instant::now() + LEAST_TICK;
-            let passed_over = match self.tick(&stop).await {
-                Ok(passed_over) => passed_over,
+            let due_in = match self.tick(&stop).await {
+                Ok(true) => (*due.borrow()).map_or(TICK, |at| at.since(self.clock.now()).min(TICK)),
+                Ok(false) => Duration::ZERO,
                 Err(error @ StoreError::Stopped(_)) => return Err(error),
                 Err(error) => {
                     warn!(event = "sweep_failed", %error, "will sweep again in a second");
-                    1
+                    TICK
                 }
-            };
-            // What cannot be handled stays due, and must not keep the sweeper busy.
-            let due_in = match *due.borrow() {
-                Some(at) if passed_over == 0 => at.since(self.clock.now()).min(TICK),
-                _ => TICK,
             };
             let wake = Instant::now() + due_in;
             tokio::select! {
@@ -71,22 +67,25 @@ impl Sweeper {
         }
     }
 
-    /// Everything that is due now; answers with how many rows could not be handled.
-    async fn tick(&mut self, stop: &CancellationToken) -> Result<usize, StoreError> {
+    /// Everything that is due now, as far as a tick may take: the next one begins with what the store
+    /// looks after once in a tick, and must never be far. Answers whether all was seen.
+    async fn tick(&mut self, stop: &CancellationToken) -> Result<bool, StoreError> {
+        let ends = Instant::now() + TICK;
         let mut next = Some(Sweep::default());
-        let mut passed_over = 0;
         while let Some(sweep) = next {
+            if Instant::now() >= ends {
+                break;
+            }
             let swept = self.store.sweep(sweep).await?;
             if swept.promoted + swept.expired + swept.pruned > 0 {
                 let (promoted, expired, pruned) = (swept.promoted, swept.expired, swept.pruned);
                 debug!(event = "swept", promoted, expired, pruned);
             }
-            passed_over += swept.passed_over;
             next = swept.next.filter(|_| !stop.is_cancelled());
         }
         self.recount().await?;
         self.metrics.set_sweeper_last_run(self.clock.now());
-        Ok(passed_over)
+        Ok(next.is_none())
     }
 
     async fn recount(&mut self) -> Result<(), StoreError> {

@@ -69,6 +69,9 @@ mod tests;
 pub(super) use open::open;
 pub(super) use read::Readers;
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -91,6 +94,8 @@ const FREE_PAGES_KEPT: i64 = 1_024;
 /// The writing side of an open store.
 pub(super) struct Engine {
     connection: Connection,
+    /// Room for the index of the log, held open: closing it would end SQLite's locks on it.
+    index: File,
     state: State,
     /// The store's file, by its own name.
     file: PathBuf,
@@ -105,10 +110,11 @@ pub(super) struct Engine {
     changes: u64,
     /// Whether the files shall be looked after once the batch is committed.
     files_are_due: bool,
+    /// The keys of the damaged rows that were reported.
+    reported: RefCell<HashSet<i64>>,
     /// When the next job is due or lease ends, for the sweeper.
     due: watch::Sender<Option<Timestamp>>,
     /// Held until everything else is closed.
-    #[expect(dead_code, reason = "closing it ends the lock")]
     lock: Option<Lock>,
 }
 
@@ -245,7 +251,7 @@ impl Engine {
         let file = self.file.display().to_string();
         let synced = self.checkpointer.stop();
         let closed = self.connection.close();
-        drop(synced);
+        drop((synced, self.index));
         closed.map_err(|(_, error)| format!("cannot close {file}: {error}"))
     }
 }
@@ -268,16 +274,12 @@ impl OpenError {
 }
 
 impl From<rusqlite::Error> for Failure {
-    /// A full disk can be waited out. So can one that is too full for the log's index, which is
-    /// grown before anything is committed. Nothing else can.
+    /// A full disk can be waited out, nothing else can. That the log's index cannot grow is found out
+    /// after the commit was synced: whoever asked would be refused what exists after a crash.
     fn from(error: rusqlite::Error) -> Self {
-        let no_room = match error.sqlite_error() {
-            Some(cause) => {
-                cause.code == ErrorCode::DiskFull
-                    || cause.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
-            }
-            None => false,
-        };
-        if no_room { Self::Full } else { Self::Fatal(error.to_string()) }
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Fatal(error.to_string()),
+        }
     }
 }

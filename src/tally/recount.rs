@@ -35,6 +35,11 @@ impl Recount {
         self.add(place, state, 1);
     }
 
+    /// Passes over a job that cannot be read, and is counted nowhere.
+    pub fn skip(&mut self, key: i64) {
+        self.cursor = key;
+    }
+
     fn add(&mut self, (row, queue): Place, state: State, jobs: i64) {
         self.rows.entry(row).or_default()[state as usize] += jobs;
         self.queues.entry(queue).or_default()[state as usize] += jobs;

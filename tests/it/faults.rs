@@ -116,7 +116,7 @@ async fn check_fail_stop(mut daemon: Daemon, payload: Value, reasons: &[&str]) {
 
 #[tokio::test]
 async fn a_failed_sync_is_not_acknowledged_and_ends_the_daemon() {
-    for number in [3, 8] {
+    for number in [5, 8] {
         check_fail_stop(failing_to_sync(number, None), Value::Null, &["disk I/O error"]).await;
     }
 }

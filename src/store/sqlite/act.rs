@@ -11,6 +11,9 @@ use crate::job::{self, Change, Event, State};
 use crate::store::operation::Failure;
 use crate::store::{Action, Job, JobId, StoreError};
 
+/// The most damaged rows that are reported: more say nothing new.
+const MOST_REPORTED: usize = 1_000;
+
 impl Action {
     pub(super) fn event(self) -> Event {
         match self {
@@ -101,10 +104,13 @@ impl Engine {
         Ok(core.ok_or_else(|| StoreError::Damaged { key, why: why() })?)
     }
 
-    /// Tells the operator of a row that cannot be handled; what lies behind it goes on.
+    /// Tells the operator once of a row that cannot be handled; what lies behind it goes on.
     pub(super) fn report_damage(&self, key: i64, error: &StoreError) {
-        warn!(event = "row_passed_over", key, %error, "a damaged row is passed over");
-        self.metrics.store_error();
+        let mut reported = self.reported.borrow_mut();
+        if reported.len() < MOST_REPORTED && reported.insert(key) {
+            warn!(event = "row_passed_over", key, %error, "a damaged row is passed over");
+            self.metrics.store_error();
+        }
     }
 
     /// A failure to read one row concerns that row, unless it is the engine's.

@@ -79,7 +79,8 @@ pub(super) struct Checkpointer {
     copied_at: Option<i64>,
     reading: Arc<Reading>,
     shared: Arc<Shared>,
-    thread: JoinHandle<File>,
+    /// None once it was joined.
+    thread: Option<JoinHandle<File>>,
 }
 
 #[derive(Default)]
@@ -144,7 +145,7 @@ impl Checkpointer {
             copied_at: None,
             reading: Reading::new(),
             shared,
-            thread,
+            thread: Some(thread),
         })
     }
 
@@ -199,7 +200,7 @@ impl Checkpointer {
 
     /// Why the store must stop, if a sync has failed.
     pub(super) fn failure(&self) -> Option<String> {
-        if self.thread.is_finished() {
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             return Some("its checkpoint thread has ended unexpectedly".into());
         }
         self.shared.lock().failed.clone()
@@ -254,14 +255,26 @@ impl Checkpointer {
     }
 
     /// Ends the thread; what it hands back must be closed after all connections.
-    pub(super) fn stop(self) -> Option<File> {
+    pub(super) fn stop(mut self) -> Option<File> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Option<File> {
+        let thread = self.thread.take()?;
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
-        let ended = self.thread.join();
+        let ended = thread.join();
         if ended.is_err() {
             warn!(event = "checkpoint_panicked", "the checkpoint thread had panicked");
         }
         ended.ok()
+    }
+}
+
+impl Drop for Checkpointer {
+    /// A start that fails leaves no connection behind.
+    fn drop(&mut self) {
+        drop(self.join());
     }
 }
 

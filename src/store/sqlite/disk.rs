@@ -15,6 +15,9 @@ use crate::store::OpenError;
 /// The most that the reserve takes: enough to finish tens of thousands of jobs.
 const MAX_RESERVE_BYTES: u64 = 64 << 20;
 
+/// The index of a log of 128 MiB: 32 KiB for each 16 MiB.
+const INDEX_BYTES: u64 = 256 << 10;
+
 /// The least room, beside the reserve itself, at which it is taken back; less would be given up
 /// again at once.
 const ROOM_TO_TAKE_BACK_BYTES: u64 = 8 << 20;
@@ -46,6 +49,21 @@ pub(super) fn free_bytes(file: &Path) -> io::Result<u64> {
     file_system_of(file).map(|system| system.f_bavail * system.f_frsize)
 }
 
+fn allocate(file: &File, bytes: u64) -> Result<(), Errno> {
+    rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes)
+}
+
+/// Makes room for the index of a log of 128 MiB, so that a full disk is met while the log is written
+/// and not behind its sync. What is returned must be closed after all connections.
+pub(super) fn reserve_index(file: &Path) -> io::Result<File> {
+    let index = OpenOptions::new().read(true).write(true).open(beside(file, "-shm"))?;
+    match allocate(&index, INDEX_BYTES) {
+        // There the store stops if it happens.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) | Ok(()) => Ok(index),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Keeps other processes out of the store for as long as it lives.
 pub(super) struct Lock(#[expect(dead_code, reason = "closing it ends the lock")] File);
 
@@ -74,19 +92,22 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Takes the reserve of the store in `file`; without room it counts as given up.
-    pub(super) fn take(file: &Path) -> io::Result<Self> {
+    /// The reserve of the store in `file`, not taken yet: what is there already stays for now.
+    pub(super) fn of(file: &Path) -> io::Result<Self> {
         let system = file_system_of(file)?;
         let bytes = MAX_RESERVE_BYTES.min(system.f_blocks * system.f_frsize / 8);
-        let mut reserve =
-            Self { store: file.to_owned(), file: beside(file, ".reserve"), bytes, given_up: true };
-        match reserve.allocate() {
-            Ok(()) => reserve.given_up = false,
+        Ok(Self { store: file.to_owned(), file: beside(file, ".reserve"), bytes, given_up: true })
+    }
+
+    /// Takes it; without room it counts as given up.
+    pub(super) fn take(&mut self) {
+        let bytes = self.bytes;
+        match self.allocate() {
+            Ok(()) => self.given_up = false,
             Err(error) => {
                 warn!(event = "no_reserve", %error, bytes, "no room for the reserve; refusing creates");
             }
         }
-        Ok(reserve)
     }
 
     /// Gives up what the last process kept; whether there was something.
@@ -100,7 +121,7 @@ impl Reserve {
         if kept.len() == self.bytes && kept.blocks() * 512 >= self.bytes {
             return Ok(()); // the last process has left it in place
         }
-        let allocated = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
+        let allocated = match allocate(&file, self.bytes) {
             // Some file systems can only be filled by writing.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 io::copy(&mut io::repeat(0).take(self.bytes), &mut &file).map(drop)
@@ -166,7 +187,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("t.db");
         create_private(&file).expect("made");
-        let mut reserve = Reserve::take(&file).expect("a file system");
+        let mut reserve = Reserve::of(&file).expect("a file system");
+        reserve.take();
         let kept = || fs::metadata(beside(&file, ".reserve")).map(|found| found.blocks() * 512);
         assert!(kept().expect("it is there") >= reserve.bytes, "its blocks are allocated");
         reserve.give_up();

@@ -21,18 +21,26 @@ pub(super) fn first_ready(
     select.query_row((queue.0, priority), |row| row.get(0))
 }
 
+/// A count, which is never less than 0 unless somebody else has changed the file.
+fn count(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<i64> {
+    match row.get(column)? {
+        count if count < 0 => Err(rusqlite::Error::IntegralValueOutOfRange(column, count)),
+        count => Ok(count),
+    }
+}
+
 /// The store's UUID, its totals, and the greatest key that was removed.
 pub(super) fn load_totals(connection: &Connection) -> rusqlite::Result<(Arc<str>, Totals, i64)> {
     let select = "SELECT store, promoted, expired, pruned, overflow_jobs, leases_lost_elsewhere, \
                   duplicates_elsewhere, greatest_removed FROM totals";
     connection.query_row(select, [], |row| {
         let totals = Totals {
-            promoted: row.get(1)?,
-            expired: row.get(2)?,
-            pruned: row.get(3)?,
-            overflow_jobs: row.get(4)?,
-            leases_lost_elsewhere: row.get(5)?,
-            duplicates_elsewhere: row.get(6)?,
+            promoted: count(row, 1)?,
+            expired: count(row, 2)?,
+            pruned: count(row, 3)?,
+            overflow_jobs: count(row, 4)?,
+            leases_lost_elsewhere: count(row, 5)?,
+            duplicates_elsewhere: count(row, 6)?,
         };
         Ok((row.get::<_, String>(0)?.into(), totals, row.get(7)?))
     })
@@ -67,11 +75,8 @@ pub(super) fn load_ledger(connection: &Connection) -> rusqlite::Result<Ledger> {
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
         let mut counts = [0; Count::ALL.len()];
-        for (index, count) in counts.iter_mut().enumerate() {
-            *count = row.get(3 + index)?;
-            if *count < 0 {
-                return Err(rusqlite::Error::IntegralValueOutOfRange(3 + index, *count));
-            }
+        for (index, kept) in counts.iter_mut().enumerate() {
+            *kept = count(row, 3 + index)?;
         }
         let counts = Counts::from_array(counts);
         let (queue, kind): (String, String) = (row.get(1)?, row.get(2)?);
@@ -111,10 +116,13 @@ pub(super) fn load_queues(connection: &Connection) -> rusqlite::Result<Vec<(Queu
         "SELECT id, name, paused, leases_lost, duplicates, has_series, {states} FROM queues"
     ))?;
     let queues = select.query_map([], |row| {
-        let mut counts =
-            QueueCounts { leases_lost: row.get(3)?, duplicates: row.get(4)?, ..Default::default() };
+        let mut counts = QueueCounts {
+            leases_lost: count(row, 3)?,
+            duplicates: count(row, 4)?,
+            ..Default::default()
+        };
         for (index, stored) in counts.stored.iter_mut().enumerate() {
-            *stored = row.get(6 + index)?;
+            *stored = count(row, 6 + index)?;
         }
         let queue = QueueState {
             name: row.get::<_, String>(1)?.into(),

@@ -1,5 +1,6 @@
 //! Opening the store: lock, file, pragmas, schema, recovery; in this order.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -52,14 +53,20 @@ pub(in crate::store) fn open(
     // By any other name it is the same store, with the same lock.
     let file = named.canonicalize().map_err(io)?;
     let lock = Lock::take(&file)?;
-    match open_locked(&file, &config, &clock, &metrics, &due) {
+    let opened = open_locked(&file, &config, &clock, &metrics, &due);
+    let (mut engine, readers) = match opened {
         Err(OpenError::DiskFull { .. }) if Reserve::give_up_last(&file) => {
             warn!(event = "disk_full", "the disk is full; starting with the room of the reserve");
-            open_locked(&file, &config, &clock, &metrics, &due)
+            open_locked(&file, &config, &clock, &metrics, &due)?
         }
-        opened => opened,
-    }
-    .map(|(opened, readers)| (Engine { lock: Some(lock), ..opened }, readers))
+        opened => {
+            let (mut engine, readers) = opened?;
+            engine.reserve.take();
+            (engine, readers)
+        }
+    };
+    engine.lock = Some(lock);
+    Ok((engine, readers))
 }
 
 fn open_locked(
@@ -75,7 +82,9 @@ fn open_locked(
     configure(&connection).map_err(failed)?;
     schema::prepare(&mut connection, file)?;
     enter_wal(&connection).map_err(failed)?;
-    let reserve = Reserve::take(file).map_err(io)?;
+    copy_log(&connection).map_err(failed)?;
+    let index = disk::reserve_index(file).map_err(|error| no_index(error, file))?;
+    let reserve = Reserve::of(file).map_err(io)?;
     let checkpointer = Checkpointer::start(file, &mut connection)?;
     let state = State::load(&connection, config).map_err(failed)?;
     let newest = "SELECT coalesce(max(id), 0) FROM jobs";
@@ -90,9 +99,11 @@ fn open_locked(
         clock: clock.clone(),
         metrics: metrics.clone(),
         checkpointer,
+        index,
         reserve,
         changes: 0,
         files_are_due: false,
+        reported: RefCell::default(),
         due: due.clone(),
         lock: None,
     };
@@ -108,12 +119,10 @@ pub(super) fn flags(writing: bool) -> OpenFlags {
     access | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
-/// What a writing connection needs before the schema is looked at. `auto_vacuum` only takes effect
-/// in a file without tables.
+/// What a writing connection needs before the schema is looked at; changes nothing in the file.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_millis(BUSY_MS.into()))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "mmap_size", 0)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
@@ -130,6 +139,29 @@ fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
     let limit = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
     connection.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES_KEPT, limit)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)
+}
+
+/// Copies what the last process left in the log into the file, and syncs it. If a sync of the log had
+/// failed, the log may be whole in memory only: what is committed behind it would be lost with it
+/// in a power cut.
+fn copy_log(connection: &Connection) -> rusqlite::Result<()> {
+    let copied = connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))?;
+    if !copied {
+        warn!(event = "log_not_copied", "another program holds the file; its log stays as it is");
+    }
+    Ok(())
+}
+
+fn no_index(error: std::io::Error, file: &Path) -> OpenError {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => OpenError::DiskFull { file: file.to_owned() },
+        _ => OpenError::Io {
+            doing: "make room for the log of",
+            file: file.to_owned(),
+            source: error,
+        },
+    }
 }
 
 fn recovery_failed(failure: Failure, file: &Path) -> OpenError {

@@ -11,9 +11,16 @@ use crate::clock::millis;
 use crate::job::{Outcome, State};
 use crate::store::operation::Failure;
 
+/// The most attempts that one transaction recovers: outside leases may be many, and a full disk
+/// leaves only the reserve.
+const STEP: usize = 1_000;
+
 impl Engine {
     /// Makes configured queues and pairs known, ends what a crash cut off, renews what others
-    /// hold, and forgets queues that nobody needs; in one transaction.
+    /// hold, and forgets queues that nobody needs.
+    ///
+    /// A crash on the way does no harm: what was ended does not run any more, and what was renewed
+    /// is renewed again.
     pub(super) fn recover(&mut self) -> Result<(), Failure> {
         self.begin()?;
         let config = self.config.clone();
@@ -23,31 +30,40 @@ impl Engine {
                 self.state.choose_row(name, kind, &config);
             }
         }
-        let mut cut_off = 0;
-        for key in self.running()? {
-            let core = match self.core(key) {
-                Err(Failure::Refused(_)) => continue, // the sweeper reports it
-                core => core?,
-            };
-            if check_row(&self.state, &core).is_err() {
-                continue;
-            }
-            if core.own {
-                let text = "the daemon ended while the attempt was running";
-                self.end_attempt(&core, Outcome::CutOff, text)?;
-                cut_off += 1;
-            } else {
-                self.renew_at_start(&core)?;
-            }
-        }
         self.forget_unused()?;
         self.commit()?;
+        self.after_commit();
+        let mut cut_off = 0;
+        for keys in self.running()?.chunks(STEP) {
+            self.begin()?;
+            for key in keys {
+                cut_off += usize::from(self.recover_one(*key)?);
+            }
+            self.commit()?;
+            self.after_commit();
+        }
         self.state.take_ready();
-        self.state.write_steps();
         if cut_off > 0 {
             info!(event = "recovered", cut_off, "attempts that a crash cut off used up a try");
         }
         Ok(())
+    }
+
+    /// Ends or renews one attempt; whether it was ended.
+    fn recover_one(&mut self, key: i64) -> Result<bool, Failure> {
+        let core = match self.core(key) {
+            Err(Failure::Refused(_)) => return Ok(false), // the sweeper reports it
+            core => core?,
+        };
+        if check_row(&self.state, &core).is_err() {
+            return Ok(false);
+        }
+        if core.own {
+            let text = "the daemon ended while the attempt was running";
+            return self.end_attempt(&core, Outcome::CutOff, text);
+        }
+        self.renew_at_start(&core)?;
+        Ok(false)
     }
 
     fn running(&self) -> Result<Vec<i64>, Failure> {

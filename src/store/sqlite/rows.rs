@@ -214,6 +214,7 @@ pub(super) fn damaged(key: i64, error: &rusqlite::Error) -> Option<StoreError> {
         E::FromSqlConversionFailure(..)
             | E::IntegralValueOutOfRange(..)
             | E::InvalidColumnType(..)
+            | E::Utf8Error(..)
             | E::QueryReturnedNoRows // its queue is gone
     );
     is_damage.then(|| StoreError::Damaged { key, why: error.to_string() })

@@ -86,6 +86,7 @@ fn not_a_store_or(error: Unreadable, file: &Path) -> OpenError {
 
 /// All in one transaction, so that a crash leaves an empty file, which is as good as none.
 fn create(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     let transaction = begin(connection)?;
     transaction.execute_batch(include_str!("schema.sql"))?;
     let identity = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();

@@ -64,6 +64,9 @@ pub(super) struct State {
     config: Arc<Config>,
     /// What the log will tell of the batch.
     pub(super) steps: Vec<Step>,
+    /// Jobs that have ended since the last were pruned, and the queue that was pruned last.
+    pub(super) ended_since_pruned: usize,
+    pub(super) pruned_last: QueueId,
     batch: Batch,
     /// How running attempts of the daemon's own workers learn that they were ended.
     revocations: HashMap<JobId, CancellationToken>,
@@ -99,6 +102,8 @@ impl State {
             greatest_removed,
             config: config.clone(),
             steps: Vec::new(),
+            ended_since_pruned: 0,
+            pruned_last: QueueId(0),
             batch: Batch::default(),
             revocations: HashMap::new(),
         };
@@ -121,7 +126,13 @@ impl State {
         connection: &Connection,
         config: &Arc<Config>,
     ) -> rusqlite::Result<Self> {
-        Ok(Self { revocations: self.revocations.clone(), ..Self::load(connection, config)? })
+        let mut state =
+            Self { revocations: self.revocations.clone(), ..Self::load(connection, config)? };
+        // Claims that wait may not have been served; those that can be, are by the next batch.
+        let has_ready = |queue: &QueueState| queue.counts.stored(JobState::Ready) > 0;
+        let ready = state.queues.iter().filter(|(_, queue)| has_ready(queue)).map(|(id, _)| *id);
+        state.batch.ready = ready.collect();
+        Ok(state)
     }
 
     /// Everything as one delta, to begin the metrics with.
@@ -278,16 +289,25 @@ impl State {
     }
 
     pub(super) fn add_to_queue(&mut self, id: QueueId, counts: &QueueCounts) {
+        let mut counts = *counts;
         let queue = self.queues.get_mut(&id).expect("checked before the change");
-        queue.counts.add(counts);
         if !queue.has_series && counts.leases_lost + counts.duplicates > 0 {
-            self.count(&Totals {
-                leases_lost_elsewhere: counts.leases_lost,
-                duplicates_elsewhere: counts.duplicates,
-                ..Totals::default()
-            });
+            // Only there, or they would count twice once the queue has series.
+            self.totals_elsewhere(&mut counts);
         }
-        self.touch(id).counts.add(counts);
+        let queue = self.queues.get_mut(&id).expect("checked before the change");
+        queue.counts.add(&counts);
+        self.touch(id).counts.add(&counts);
+    }
+
+    /// Moves what a queue without series counts to the totals.
+    fn totals_elsewhere(&mut self, counts: &mut QueueCounts) {
+        let totals = Totals {
+            leases_lost_elsewhere: std::mem::take(&mut counts.leases_lost),
+            duplicates_elsewhere: std::mem::take(&mut counts.duplicates),
+            ..Totals::default()
+        };
+        self.count(&totals);
     }
 
     pub(super) fn set_paused(&mut self, id: QueueId, paused: bool) {

@@ -10,8 +10,8 @@ use tracing::warn;
 
 use super::Engine;
 use super::rows::Core;
-use super::state::{QueueId, check_row};
-use crate::clock::Timestamp;
+use super::state::{QueueId, QueueState, check_row};
+use crate::clock::{Tick, Timestamp};
 use crate::job::{self, Event, Outcome, State};
 use crate::store::operation::Failure;
 use crate::store::{Recounted, Sweep, Swept};
@@ -19,6 +19,9 @@ use crate::tally::{RowId, Totals};
 
 /// The most rows of each sort that one sweep handles: about a millisecond of the writer's time.
 const STEP: usize = 200;
+
+/// The most jobs that one sweep prunes when as many have ended since the last: some 30 ms.
+const MOST_PRUNED: usize = 4_000;
 
 /// The most jobs that one step of the recount looks at, less than a millisecond's work.
 const RECOUNT_STEP: usize = 1_000;
@@ -58,8 +61,9 @@ impl Engine {
             self.state.queues.values_mut().for_each(|queue| queue.passed_over = <_>::default());
         }
         let mut swept = Swept::default();
-        let due_after = self.promote_due(sweep.due_after, &mut swept)?;
-        let leases_after = self.expire_leases(sweep.leases_after, &mut swept)?;
+        let (now, tick) = (self.clock.now(), self.clock.tick());
+        let due_after = self.promote_due(now, sweep.due_after, &mut swept)?;
+        let leases_after = self.expire_leases(tick, sweep.leases_after, &mut swept)?;
         let prune_on = self.prune(&mut swept)?;
         if due_after.is_some() || leases_after.is_some() || prune_on {
             // A walk that is over stays where it was; what came since is for the next tick.
@@ -69,7 +73,7 @@ impl Engine {
                 under_way: true,
             });
         } else {
-            self.look_ahead()?;
+            self.look_ahead(now, tick)?;
         }
         self.state.count(&Totals {
             promoted: swept.promoted as i64,
@@ -83,10 +87,10 @@ impl Engine {
     /// Makes due jobs ready; answers with where to go on, if there may be more.
     fn promote_due(
         &mut self,
+        now: Timestamp,
         after: Option<Place>,
         swept: &mut Swept,
     ) -> Result<Option<Place>, Failure> {
-        let now = self.clock.now();
         let places = self.places(
             "SELECT run_at, id FROM jobs WHERE state IN ('scheduled', 'retrying') \
              AND run_at <= ? AND (run_at, id) > (?, ?) ORDER BY run_at, id LIMIT ?",
@@ -111,13 +115,14 @@ impl Engine {
     /// Ends attempts whose lease has ended; answers with where to go on, if there may be more.
     fn expire_leases(
         &mut self,
+        tick: Tick,
         after: Option<Place>,
         swept: &mut Swept,
     ) -> Result<Option<Place>, Failure> {
         let places = self.places(
             "SELECT lease_tick, id FROM jobs WHERE state = 'running' \
              AND lease_tick <= ? AND (lease_tick, id) > (?, ?) ORDER BY lease_tick, id LIMIT ?",
-            self.clock.tick().0,
+            tick.0,
             after,
         )?;
         for (_, key) in &places {
@@ -140,27 +145,32 @@ impl Engine {
     }
 
     /// Removes ended jobs that are past their retention; answers whether there may be more.
+    ///
+    /// Each queue that is due gets a share, and so do ended and dead jobs, so that none starves
+    /// behind a busy one. Twice as many as have ended since the last sweep may go, so that a
+    /// busy one cannot outrun it.
     fn prune(&mut self, swept: &mut Swept) -> Result<bool, Failure> {
         let now = self.clock.now();
-        let due: Vec<QueueId> = self
-            .state
-            .queues
-            .iter()
-            .filter(|(_, queue)| queue.prune_at <= now)
-            .map(|(id, _)| *id)
-            .collect();
-        let mut left = STEP;
-        for id in due {
-            left -= self.prune_queue(id, now, left, swept)?;
+        let is_due = |queue: &QueueState| queue.prune_at <= now;
+        let due = self.state.queues.iter().filter(|(_, queue)| is_due(queue));
+        let mut due: Vec<QueueId> = due.map(|(id, _)| *id).collect();
+        // Begin behind the queue at which the last sweep stopped.
+        due.sort_unstable_by_key(|id| (*id <= self.state.pruned_last, *id));
+        let ended = std::mem::take(&mut self.state.ended_since_pruned);
+        let mut left = (2 * ended).clamp(STEP, MOST_PRUNED);
+        let share = (left / due.len().max(1) / 2).max(1);
+        for id in &due {
             if left == 0 {
-                return Ok(true);
+                break;
             }
+            left = left.saturating_sub(self.prune_queue(*id, now, share.min(left), swept)?);
+            self.state.pruned_last = *id;
         }
-        Ok(false)
+        Ok(due.iter().filter_map(|id| self.state.queues.get(id)).any(is_due))
     }
 
-    /// Prunes one queue; answers how many rows it has handled, which is the limit if there may be
-    /// more, and else notes when the queue has to be looked at again.
+    /// Prunes one queue, at most so many of each sort; answers how many rows it has handled, and
+    /// notes when the queue has to be looked at again.
     fn prune_queue(
         &mut self,
         id: QueueId,
@@ -188,15 +198,15 @@ impl Engine {
             behind: queue.passed_over.dead,
         };
         let ended = self.prune_part(id, ended, (now, limit), swept)?;
-        let dead = self.prune_part(id, dead, (now, limit - ended.handled), swept)?;
-        let handled = ended.handled + dead.handled;
+        let dead = self.prune_part(id, dead, (now, limit), swept)?;
+        let is_done = ended.handled < limit && dead.handled < limit;
         let next = [ended.next, dead.next].into_iter().flatten().min();
         if let Some(queue) = self.state.queues.get_mut(&id) {
             queue.passed_over = PassedOver { ended: ended.behind, dead: dead.behind };
             let next = next.unwrap_or(Timestamp::MAX).max(Timestamp(now.0 + 1));
-            queue.prune_at = if handled < limit { next } else { now };
+            queue.prune_at = if is_done { next } else { now };
         }
-        Ok(handled)
+        Ok(ended.handled + dead.handled)
     }
 
     /// Removes the oldest jobs of one sort that are too many or too old.
@@ -260,6 +270,7 @@ impl Engine {
         };
         // Too many is too many whatever the clock says, also after it went back.
         let at = if is_over { Timestamp(0) } else { now.after(keep) };
+        self.state.ended_since_pruned += 1;
         if let Some(queue) = self.state.queues.get_mut(&core.queue) {
             queue.prune_at = queue.prune_at.min(at);
         }
@@ -297,15 +308,21 @@ impl Engine {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Tells the sweeper when there will be something to do.
-    fn look_ahead(&mut self) -> Result<(), Failure> {
-        let first = |select: &'static str| -> rusqlite::Result<Option<i64>> {
-            self.connection.prepare_cached(select)?.query_row([], |row| row.get(0))
+    /// Tells the sweeper when there will be something to do. What was due and is there still cannot
+    /// be handled, and makes nothing else late.
+    fn look_ahead(&mut self, now: Timestamp, tick: Tick) -> Result<(), Failure> {
+        let first = |select: &'static str, behind: i64| -> rusqlite::Result<Option<i64>> {
+            self.connection.prepare_cached(select)?.query_row([behind], |row| row.get(0))
         };
-        let due = first("SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')")?;
-        let tick = first("SELECT min(lease_tick) FROM jobs WHERE state = 'running'")?;
-        let (now, now_tick) = (self.clock.now(), self.clock.tick());
-        let lease = tick.map(|tick| now.0.saturating_add(tick - now_tick.0));
+        let due = first(
+            "SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying') AND run_at > ?",
+            now.0,
+        )?;
+        let lease = first(
+            "SELECT min(lease_tick) FROM jobs WHERE state = 'running' AND lease_tick > ?",
+            tick.0,
+        )?;
+        let lease = lease.map(|lease| now.0.saturating_add(lease - tick.0));
         let next = due.into_iter().chain(lease).min().map(Timestamp);
         self.due.send_if_modified(|known| {
             *known = next;
@@ -323,9 +340,13 @@ impl Engine {
         let mut rows = select.query((recount.cursor(), RECOUNT_STEP as i64))?;
         let mut seen = 0;
         while let Some(row) = rows.next()? {
-            let name: String = row.get(3)?;
-            if let Some(state) = State::named(&name) {
-                recount.visit(row.get(0)?, (RowId(row.get(1)?), row.get(2)?), state);
+            let key = row.get(0)?;
+            let state = row.get_ref(3)?.as_str().ok().and_then(State::named);
+            match (state, row.get(1), row.get(2)) {
+                (Some(state), Ok(ledger), Ok(queue)) => {
+                    recount.visit(key, (RowId(ledger), queue), state);
+                }
+                _ => recount.skip(key), // it is missing then
             }
             seen += 1;
         }

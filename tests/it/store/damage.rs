@@ -6,12 +6,14 @@ use rusqlite::Connection;
 use tallyd::clock::Timestamp;
 use tallyd::job::State;
 use tallyd::server::{self, Api, Role};
-use tallyd::store::{Action, Bulk, Finish, JobId, LeaseAnswer, Recounted, Renewal, StoreError};
+use tallyd::store::{
+    Action, Bulk, Finish, JobId, LeaseAnswer, OpenError, Recounted, Renewal, StoreError,
+};
 use tallyd::tally::Count;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::bed::{Bed, claim, job, later, unique};
+use crate::bed::{Bed, claim, job, later, open, unique};
 use tallyd::store::UniqueUntil;
 
 /// Changes the file behind the back of the server.
@@ -232,4 +234,53 @@ async fn a_failed_store_is_neither_healthy_nor_ready() {
     }
     stop.cancel();
     serving.await.expect("it ends");
+}
+
+#[tokio::test]
+async fn a_text_that_is_no_utf_8_concerns_its_own_job_only() {
+    let bed = Bed::new();
+    let damaged = bed.create(job("a", "k")).await.id;
+    let sound = bed.create(job("a", "k")).await.id;
+    let sql = format!("UPDATE jobs SET worker = CAST(x'ff' AS TEXT) WHERE id = {}", damaged.key());
+    tamper(&bed, &sql);
+    let error = bed.store.act(damaged, Action::Cancel).await.expect_err("it cannot be read");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert_eq!(bed.claim_one("a").await.job.id, sound);
+}
+
+#[tokio::test]
+async fn a_recount_passes_over_rows_that_it_cannot_read() {
+    let bed = Bed::new();
+    let jobs = (0..1_500).map(|_| job("a", "k")).collect();
+    bed.store.create_batch(jobs).await.expect("created");
+    assert_eq!(bed.mismatch().await, 0);
+    tamper(
+        &bed,
+        "PRAGMA ignore_check_constraints = ON; UPDATE jobs SET state = CAST(x'ff' AS TEXT)",
+    );
+    assert_eq!(bed.mismatch().await, 1_500, "they are missing, and the pass ends all the same");
+}
+
+/// It stays due, so the time of what comes next must not be hidden behind it.
+#[tokio::test]
+async fn a_damaged_row_that_is_due_makes_no_other_late() {
+    let bed = Bed::new();
+    let first = bed.create(later(1)).await.id;
+    let second = bed.create(later(10)).await;
+    damage(&bed, first);
+    bed.advance_secs(5);
+    bed.tick().await;
+    assert_eq!(*bed.store.due().borrow(), Some(second.run_at));
+}
+
+#[tokio::test]
+async fn counts_below_zero_are_refused_at_the_start() {
+    for sql in ["UPDATE totals SET pruned = -1", "UPDATE queues SET duplicates = -1"] {
+        let bed = Bed::new();
+        bed.create(job("a", "k")).await;
+        tamper(&bed, sql);
+        bed.store.close().await.expect("it closes");
+        let refused = open(&bed.config, &bed.clock).err().expect(sql);
+        assert!(matches!(refused, OpenError::Engine { .. }), "{refused}");
+    }
 }

@@ -50,6 +50,39 @@ fn a_database_of_somebody_else_is_refused() {
     assert!(message.contains("an SQLite database with application id 0x0"), "{message}");
 }
 
+#[test]
+fn nothing_is_changed_in_a_database_of_somebody_else() {
+    let directory = bed::directory();
+    let file = directory.path().join("other.db");
+    let other = Connection::open(&file).expect("a database");
+    other.pragma_update(None, "auto_vacuum", "FULL").expect("before there is a table");
+    other.execute_batch("CREATE TABLE mine (a)").expect("a table");
+    drop(other);
+    let before = fs::read(&file).expect("it is there");
+    refusal(directory.path(), "other.db");
+    assert!(fs::read(&file).expect("it is there") == before, "the file was changed");
+}
+
+#[tokio::test]
+async fn what_a_crash_left_in_the_log_is_in_the_file_after_the_start() {
+    let bed = Bed::new();
+    let id = bed.create(job("a", "k")).await.id;
+    let bed = bed.crash().await;
+    let file = Connection::open(bed.path().join("file alone.db")).expect("an empty file");
+    fs::copy(bed.file(), bed.path().join("file alone.db")).expect("without its log");
+    let stored =
+        file.query_row("SELECT count(*) FROM jobs WHERE id = ?", [id.key()], |row| row.get(0));
+    assert_eq!(stored, Ok(1));
+}
+
+#[test]
+fn the_index_of_the_log_has_its_room_from_the_start() {
+    use std::os::unix::fs::MetadataExt;
+    let bed = Bed::new();
+    let index = fs::metadata(beside(&bed.file(), "-shm")).expect("it is open");
+    assert!(index.blocks() * 512 >= 256 << 10, "{} blocks", index.blocks());
+}
+
 #[tokio::test]
 async fn a_store_of_a_newer_tallyd_is_refused() {
     let bed = Bed::new();

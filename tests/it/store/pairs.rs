@@ -1,9 +1,11 @@
 //! Rows of the ledger: one for each pair, so many and no more, and none ever merges.
 
+use tallyd::config::QueueConfig;
 use tallyd::job::State;
+use tallyd::store::{NewJob, UniqueUntil};
 use tallyd::tally::Count;
 
-use crate::bed::{Bed, job, policy_of_a};
+use crate::bed::{Bed, job, policy_of_a, unique};
 
 /// Queue, kind and jobs created of each row that has counted any.
 fn rows(bed: &Bed) -> Vec<(String, String, i64)> {
@@ -103,4 +105,36 @@ async fn a_forgotten_queue_frees_its_rows() {
     assert_eq!(rows(&bed), [row("a", "x", 1), row("c", "x", 1)]);
     assert_eq!(bed.store.queue("c").await.expect("new").jobs[State::Ready as usize], 1);
     assert_eq!(bed.mismatch().await, 0);
+}
+
+/// What the last of many queues has counted under `__other__` stays there once it is configured.
+#[tokio::test]
+async fn a_queue_that_gets_series_of_its_own_counts_nothing_twice() {
+    let bed = Bed::new();
+    for number in 0..101 {
+        bed.create(job(&format!("q{number}"), "k")).await;
+    }
+    let last = NewJob { queue: "q100".to_owned(), ..unique("key", UniqueUntil::Gone) };
+    for _ in 0..3 {
+        bed.try_create(last.clone()).await.expect("created, or a duplicate");
+    }
+    let duplicates = |bed: &Bed| {
+        let queues = bed.metrics.snapshot().queues.into_iter();
+        let mut counted: Vec<_> = queues
+            .filter(|queue| queue.duplicates > 0)
+            .map(|queue| (queue.queue.to_string(), queue.duplicates))
+            .collect();
+        counted.sort();
+        counted
+    };
+    assert_eq!(duplicates(&bed), [("__other__".to_owned(), 2)]);
+    let bed = bed
+        .restart_with(|config| {
+            let policy = config.defaults.clone();
+            config.queues.insert("q100".to_owned(), QueueConfig::leased(policy));
+        })
+        .await;
+    assert_eq!(duplicates(&bed), [("__other__".to_owned(), 2)]);
+    bed.try_create(last).await.expect("a duplicate");
+    assert_eq!(duplicates(&bed), [("__other__".to_owned(), 2), ("q100".to_owned(), 1)]);
 }

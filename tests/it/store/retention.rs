@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tallyd::job::State;
-use tallyd::store::{Action, JobId, StoreError};
+use tallyd::job::{Outcome, State};
+use tallyd::store::{Action, Finish, JobId, LeasedJob, StoreError, Sweep};
 use tallyd::tally::Count;
 
-use crate::bed::{Bed, FAILED_FOR_GOOD, job};
+use crate::bed::{Bed, FAILED_FOR_GOOD, claim, job};
 
 /// A job of queue `a` that has ended in this state.
 async fn ended(bed: &Bed, state: State) -> JobId {
@@ -111,4 +111,41 @@ async fn nothing_of_a_removed_job_stays_behind() {
         let rows: i64 = file.query_row(&count, [], |row| row.get(0)).expect("a table");
         assert_eq!(rows, 0, "{table}");
     }
+}
+
+/// More ends in one queue than one sweep prunes, each time.
+#[tokio::test]
+async fn a_busy_queue_starves_no_other_of_pruning() {
+    let bed = Bed::with(|config| {
+        config.defaults.max_completed = 0;
+        config.defaults.max_dead = Some(0);
+        config.queues.clear();
+    });
+    for queue in ["b", "c"] {
+        bed.create(job(queue, "k")).await;
+        bed.complete(bed.claim_one(queue).await.lease).await;
+    }
+    bed.create(job("a", "dead")).await;
+    bed.finish(bed.claim_one("a").await.lease, FAILED_FOR_GOOD).await;
+    let mut sweep = Sweep::default();
+    for _ in 0..4 {
+        bed.store.create_batch((0..3_000).map(|_| job("a", "k")).collect()).await.expect("created");
+        let claimed = bed.claim(claim(&["a"], 3_000)).await;
+        let done = |leased: &LeasedJob| Finish {
+            lease: leased.lease,
+            outcome: Outcome::Completed,
+            result: None,
+            error: None,
+        };
+        bed.store.finish(claimed.iter().map(done).collect()).await.expect("finished");
+        sweep = bed.store.sweep(sweep).await.expect("swept").next.expect("there is more");
+    }
+    let stored = |queue: &str| [Count::Completed, Count::Dead].map(|c| bed.count(queue, "k", c));
+    for queue in ["b", "c"] {
+        let kept = bed.store.queue(queue).await.expect("known").jobs;
+        assert_eq!(kept.iter().sum::<i64>(), 0, "{queue}: {:?}", stored(queue));
+    }
+    assert_eq!(bed.count("a", "dead", Count::Dead), 0, "nor do ended jobs starve dead ones");
+    let kept = bed.store.queue("a").await.expect("known").jobs.iter().sum::<i64>();
+    assert!(kept < 6_000, "pruning keeps up: {kept} are kept");
 }
