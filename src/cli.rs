@@ -10,6 +10,8 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use tracing::error;
+
 use crate::config::ConfigError;
 
 /// A durable job server in one binary whose counts are exact
@@ -52,6 +54,8 @@ pub enum Failure {
     Config(ConfigError),
     /// Anything else: exit 1.
     Other(Box<dyn Error>),
+    /// The same, and the log has told of it already.
+    Logged(Box<dyn Error>),
 }
 
 impl Failure {
@@ -59,8 +63,21 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) => ExitCode::from(2),
-            Self::Other(_) => ExitCode::FAILURE,
+            Self::Other(_) | Self::Logged(_) => ExitCode::FAILURE,
         }
+    }
+
+    /// Tells the log of it.
+    fn log(self) -> Self {
+        let text = self.to_string();
+        let Self::Other(error) = self else { return self };
+        error!(event = "failed", error = text);
+        Self::Logged(error)
+    }
+
+    /// Whether the operator has still to be told.
+    pub fn is_untold(&self) -> bool {
+        !matches!(self, Self::Logged(_))
     }
 }
 
@@ -69,7 +86,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error: &dyn Error = match self {
             Self::Config(error) => error,
-            Self::Other(error) => error.as_ref(),
+            Self::Other(error) | Self::Logged(error) => error.as_ref(),
         };
         write!(f, "{error}")?;
         let mut cause = error.source();

@@ -1,6 +1,6 @@
 //! The daemon: what is started in which order, and how it ends.
 //!
-//! Start: address, store, worker pool, sweeper, listener. Drain: nothing more is claimed or leased,
+//! Start: address, store, worker pool, sweeper, answers. Drain: nothing more is claimed or leased,
 //! running attempts finish or are released, then the sweeper, open requests and the store. Until
 //! the listener closes, everything but leasing goes on; `/metrics` on a listener of its own answers
 //! until no count changes any more.
@@ -113,7 +113,7 @@ impl Daemon {
         let metrics = Arc::new(Metrics::new(config.clone()));
         let store = Store::open(config.clone(), clock.clone(), metrics.clone())?;
         let doing = "look for processes that a crash left behind";
-        let ended = stop.run_until_cancelled(end_leftovers(&store.identity())).await;
+        let ended = stop.run_until_cancelled(end_leftovers(&store.mark())).await;
         let Some(ended) = ended.filter(|_| !stop.is_cancelled()) else {
             store.close().await.map_err(DaemonError::Close)?;
             return Ok(None);
@@ -122,6 +122,11 @@ impl Daemon {
         if ended > 0 {
             info!(event = "leftovers_ended", ended, "processes of an earlier daemon were ended");
         }
+        // Nothing is answered yet, but an address that is taken meanwhile is noticed before a job runs.
+        let (main, address) = listen(main, config.listen)?;
+        let for_metrics = for_metrics.zip(config.metrics_listen);
+        let for_metrics =
+            for_metrics.map(|(socket, address)| listen(socket, address)).transpose()?;
         let signals = Signals::new();
         let (claiming, interrupt) = (&signals.claiming, &signals.interrupt);
         let doing = "start the worker pool";
@@ -132,10 +137,8 @@ impl Daemon {
         let api = Api::new(store.clone(), metrics, config.clone(), claiming.clone());
         let (servers, scraped) = (TaskTracker::new(), TaskTracker::new());
         let (deaf, serving, scraping) = (&signals.deaf, &signals.serving, &signals.scraping);
-        let (main, address) = listen(main, config.listen)?;
         servers.spawn(serve(api.clone(), main, Role::of_main(&config), serving, deaf));
-        if let (Some(socket), Some(address)) = (for_metrics, config.metrics_listen) {
-            let (listener, address) = listen(socket, address)?;
+        if let Some((listener, address)) = for_metrics {
             scraped.spawn(serve(api.clone(), listener, Role::MetricsOnly, scraping, deaf));
             info!(event = "listening", %address, "serving metrics");
         }
@@ -209,7 +212,10 @@ impl Daemon {
     async fn release(&self) {
         if timeout(LAST_RELEASES, self.workers.wait()).await.is_err() {
             let running = self.workers.running();
-            warn!(event = "attempts_left", running, "ending without them; their leases run out");
+            warn!(
+                event = "attempts_left",
+                running, "ending without them; the next start counts them as failed"
+            );
         }
     }
 

@@ -10,8 +10,10 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Who has closed standard error still gets the exit code.
-            drop(writeln!(std::io::stderr(), "{failure}"));
+            if failure.is_untold() {
+                // Who has closed standard error still gets the exit code.
+                drop(writeln!(std::io::stderr(), "{failure}"));
+            }
             failure.exit_code()
         }
     }

@@ -123,7 +123,6 @@ pub struct Metrics {
     http_duration: HistogramVec,
     http_connections: IntGauge,
     mismatch: IntGauge,
-    pairs: IntGauge,
 }
 
 /// Registers what is not a projection, and keeps a handle to read it by.
@@ -188,7 +187,6 @@ impl Metrics {
             http_duration: all.add(HistogramVec::new(duration, c::HTTP_DURATION.labels)),
             http_connections: all.add(gauge(&c::HTTP_CONNECTIONS)),
             mismatch: all.add(gauge(&c::MISMATCH)),
-            pairs: all.add(gauge(&c::PAIRS)),
             projection,
             registry: all.registry,
             rest: all.rest,
@@ -201,11 +199,7 @@ impl Metrics {
 
     /// Begins the counts with what the ledger holds.
     pub fn restore(&self, ledger: &TallyDelta) {
-        let mut projection = self.cut();
-        projection.apply(ledger);
-        if !ledger.new_rows.is_empty() || !ledger.forgotten.is_empty() {
-            self.pairs.set(i64::try_from(projection.pairs()).unwrap_or(i64::MAX));
-        }
+        self.cut().apply(ledger);
     }
 
     /// Adds what a committed batch changed. Called once per commit, by the writer only.

@@ -43,6 +43,7 @@ pub struct Store {
     readers: Readers,
     due: watch::Receiver<Option<Timestamp>>,
     identity: Arc<str>,
+    mark: Arc<str>,
 }
 
 impl Store {
@@ -57,14 +58,20 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let (due_sender, due) = watch::channel(None);
         let (engine, readers) = sqlite::open(config, clock, metrics.clone(), due_sender)?;
-        let identity = engine.identity();
+        let (identity, mark) = (engine.identity(), engine.mark());
         let writer = Writer::start(engine, metrics)?;
-        Ok(Self { writer, readers, due, identity })
+        Ok(Self { writer, readers, due, identity, mark })
     }
 
     /// The UUID that the store was given when it was made.
     pub fn identity(&self) -> Arc<str> {
         self.identity.clone()
+    }
+
+    /// What marks the processes that work for this store: its UUID and where it lies, since a copy
+    /// has the same UUID.
+    pub fn mark(&self) -> Arc<str> {
+        self.mark.clone()
     }
 
     /// Creates a job, or answers with the one that holds its unique key.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use self::attempt::Attempt;
+use self::attempt::{Attempt, Next};
 use self::exec::Spawner;
 use crate::config::{Config, ExecConfig, Runner};
 use crate::metrics::Metrics;
@@ -42,7 +42,6 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 struct Shared {
     store: Store,
     metrics: Arc<Metrics>,
-    spawner: Spawner,
     /// No attempt may begin any more.
     claiming: CancellationToken,
     /// Attempts must end now, and release their jobs.
@@ -55,10 +54,8 @@ struct Shared {
 pub struct Workers {
     loops: TaskTracker,
     attempts: TaskTracker,
-    /// Cancelled by a loop that ends although it must not.
+    /// Cancelled by a loop, or a spawner, that ends although it must not.
     died: CancellationToken,
-    /// The same of the spawner.
-    spawner_died: CancellationToken,
 }
 
 impl Workers {
@@ -70,17 +67,14 @@ impl Workers {
         claiming: &CancellationToken,
         interrupt: &CancellationToken,
     ) -> io::Result<Self> {
-        let spawner = Spawner::start(tokio::runtime::Handle::current())?;
         let workers = Self {
             loops: TaskTracker::new(),
             attempts: TaskTracker::new(),
             died: CancellationToken::new(),
-            spawner_died: spawner.died(),
         };
         let shared = Arc::new(Shared {
             store: store.clone(),
             metrics: metrics.clone(),
-            spawner,
             claiming: claiming.clone(),
             interrupt: interrupt.clone(),
             late_renewals: watch::channel(0).0,
@@ -90,14 +84,19 @@ impl Workers {
             let queue = Queue {
                 name: name.as_str().into(),
                 exec: exec.clone(),
+                // Each has its own: a program on a dead file server must not hold up the others.
+                spawner: Spawner::start(tokio::runtime::Handle::current())?,
                 slots: Arc::new(Semaphore::new(queue.concurrency as usize)),
                 shared: shared.clone(),
                 attempts: workers.attempts.clone(),
             };
             let ends = workers.died.clone().drop_guard();
             workers.loops.spawn(async move {
-                Arc::new(queue).run().await;
-                ends.disarm();
+                let spawner_died = queue.spawner.died();
+                tokio::select! {
+                    () = Arc::new(queue).run() => drop(ends.disarm()),
+                    () = spawner_died.cancelled() => {}
+                }
             });
         }
         workers.loops.close();
@@ -107,10 +106,8 @@ impl Workers {
 
     /// Resolves when a part that must not end has ended, with its name.
     pub async fn died(&self) -> &'static str {
-        tokio::select! {
-            () = self.died.cancelled() => "worker loop of a queue",
-            () = self.spawner_died.cancelled() => "spawner",
-        }
+        self.died.cancelled().await;
+        "worker loop of a queue, or its spawner,"
     }
 
     /// How many attempts run now.
@@ -129,6 +126,7 @@ impl Workers {
 struct Queue {
     name: Arc<str>,
     exec: ExecConfig,
+    spawner: Spawner,
     slots: Arc<Semaphore>,
     shared: Arc<Shared>,
     attempts: TaskTracker,
@@ -141,7 +139,9 @@ impl Queue {
         while let Some(claimed) = claiming.run_until_cancelled(self.claim()).await {
             match claimed {
                 Ok(jobs) => jobs.into_iter().for_each(|(leased, slot)| self.begin(leased, slot)),
-                Err(StoreError::Stopped(_)) => return claiming.cancelled().await, // the daemon sees it
+                Err(StoreError::Stopped(_)) if self.shared.store.failure().is_some() => {
+                    return claiming.cancelled().await; // the daemon sees it
+                }
                 Err(error) => {
                     warn!(event = "claim_failed", queue = &*self.name, %error);
                     claiming.run_until_cancelled(tokio::time::sleep(PAUSE_AFTER_ERROR)).await;
@@ -168,15 +168,24 @@ impl Queue {
             worker: Some(WORKER.to_owned()),
             own: true,
         };
-        let claimed = self.shared.store.claim(claim, CLAIM_WAIT).await?;
+        let claimed = tokio::select! {
+            claimed = self.shared.store.claim(claim, CLAIM_WAIT) => claimed?,
+            _ = late.wait_for(|late| *late > 0) => return Ok(Vec::new()),
+        };
         Ok(claimed.jobs.into_iter().zip(slots).collect())
     }
 
     fn begin(self: &Arc<Self>, leased: LeasedJob, slot: OwnedSemaphorePermit) {
         let queue = self.clone();
         self.attempts.spawn(async move {
-            let _busy = Busy::new(&queue);
-            Attempt::new(&queue.shared, leased).run(&queue.exec).await;
+            let busy = Busy::new(&queue);
+            let attempt = Attempt::new(&queue.shared, leased);
+            if attempt.run(&queue.exec, &queue.spawner).await == Next::Pause {
+                // The machine lacks something: the next job would fare no better.
+                let pause = tokio::time::sleep(PAUSE_AFTER_ERROR);
+                queue.shared.claiming.run_until_cancelled(pause).await;
+            }
+            drop(busy); // before somebody else is
             drop(slot);
         });
     }

@@ -3,12 +3,14 @@
 //! Values come from callers, so control characters in them are escaped: they can neither start a
 //! new line nor talk to a terminal.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Debug, Write as _};
 use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
 
-use tracing::Level;
 use tracing::field::Field;
 use tracing::subscriber::{Subscriber, set_global_default};
+use tracing::{Level, error};
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{self, Writer};
 
@@ -27,6 +29,18 @@ pub fn start(log: LogConfig) {
     if started.is_err() {
         tracing::debug!(event = "logs_kept", "logs go where they went before");
     }
+    std::panic::set_hook(Box::new(tell_panic));
+}
+
+/// A panic is a bug of tallyd: one line like all others, with the stack if RUST_BACKTRACE asks for it.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let reason = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let place = panic.location().map(ToString::to_string);
+    let stack = Backtrace::capture();
+    let stack = (stack.status() == BacktraceStatus::Captured).then(|| stack.to_string());
+    error!(event = "panicked", reason, place, stack, "this is a bug");
 }
 
 /// Readable lines, coloured on a terminal.

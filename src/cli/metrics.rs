@@ -12,10 +12,10 @@ use crate::metrics::{CATALOGUE, Metric};
 #[group(multiple = false)]
 pub struct Catalogue {
     /// Print a JSON array for programs
-    #[arg(long)]
+    #[arg(long, env = "TALLYD_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
     /// Print a Markdown table, as in the README
-    #[arg(long)]
+    #[arg(long, env = "TALLYD_MARKDOWN", value_parser = clap::builder::FalseyValueParser::new())]
     markdown: bool,
 }
 

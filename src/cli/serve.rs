@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::settings::Settings;
 use super::{Failure, logs};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LogFormat};
 use crate::daemon::{Daemon, DaemonError};
 use crate::worker::exec::open_files;
 
@@ -34,11 +34,13 @@ impl Serve {
     /// A wrong configuration, what kept the daemon from starting, or why it ended by itself.
     pub fn run(&self) -> Result<(), Failure> {
         let config = self.prepare()?;
+        let format = config.log.format;
         open_files::raise();
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
         let outcome = runtime.block_on(run(config));
         runtime.shutdown_timeout(LAST_READS);
-        outcome
+        // A program that reads the log must find nothing but objects in it.
+        outcome.map_err(|failure| if format == LogFormat::Json { failure.log() } else { failure })
     }
 
     /// All that comes before the daemon: from here on its configuration is right and it logs.

@@ -149,14 +149,15 @@ pub fn queue_or_kind(text: Option<&str>) -> Result<String, String> {
         .ok_or_else(|| format!("must be {NAME_RULE}"))
 }
 
-/// A host name, put into lower case.
+/// A host name, put into lower case and without the dot at its end.
 pub fn host(text: Option<&str>) -> Result<String, String> {
     let is_host = |text: &&str| {
         text.len() <= MAX_HOST_BYTES
             && text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
     };
-    text.filter(is_host).map(str::to_ascii_lowercase).ok_or_else(|| {
+    let plain = |text: &str| text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    text.filter(is_host).map(plain).ok_or_else(|| {
         "must be a host name without scheme and port, such as jobs.example.com".to_owned()
     })
 }

@@ -237,6 +237,7 @@ pub(super) struct Projection {
     expired: IntCounter,
     pruned: IntCounter,
     overflow_jobs: IntCounter,
+    pairs: IntGauge,
     config: Arc<Config>,
 }
 
@@ -255,6 +256,7 @@ impl Projection {
             expired: swept("expired"),
             pruned: swept("pruned"),
             overflow_jobs: overflow_jobs.expect(VALID),
+            pairs: IntGauge::with_opts(opts(&catalogue::PAIRS, &[])).expect(VALID),
             config,
         }
     }
@@ -282,6 +284,9 @@ impl Projection {
         }
         if delta.queues.iter().any(|(_, queue)| !queue.has_series) || !delta.forgotten.is_empty() {
             self.other.set_oldest(self.others.values().flatten().min().copied());
+        }
+        if !delta.new_rows.is_empty() || !delta.forgotten.is_empty() {
+            self.pairs.set(i64::try_from(self.count_pairs()).unwrap_or(i64::MAX));
         }
         let up = |change: i64| u64::try_from(change).expect("counters only go up");
         self.promoted.inc_by(up(delta.totals.promoted));
@@ -318,7 +323,7 @@ impl Projection {
     }
 
     /// Pairs with counts of their own.
-    pub(super) fn pairs(&self) -> usize {
+    fn count_pairs(&self) -> usize {
         self.rows.values().filter(|row| &*row.kind != OTHER).count()
     }
 
@@ -331,6 +336,7 @@ impl Projection {
             expired: self.expired.get(),
             pruned: self.pruned.get(),
             overflow_jobs: self.overflow_jobs.get(),
+            pairs: self.pairs.get(),
         };
         (rows, queues, totals)
     }
@@ -347,7 +353,8 @@ impl Projection {
                     .into_iter()
                     .flat_map(Collector::collect),
             )
-            .chain(self.overflow_jobs.collect());
+            .chain(self.overflow_jobs.collect())
+            .chain(self.pairs.collect());
         let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
         for mut family in all {
             match families.get_mut(family.name()) {
@@ -385,6 +392,7 @@ pub(super) fn descriptions() -> Vec<Desc> {
         c::WORKERS_BUSY,
         c::DEPTH_LIMIT,
         c::PAIRS_OVERFLOW,
+        c::PAIRS,
     ];
     let describe = |metric: Metric| {
         let labels = metric.labels.iter().map(|label| (*label).to_owned()).collect();

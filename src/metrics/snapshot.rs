@@ -70,6 +70,8 @@ pub struct TotalsCut {
     pub pruned: u64,
     /// Jobs created under `__other__`.
     pub overflow_jobs: u64,
+    /// Pairs with counts of their own.
+    pub pairs: i64,
 }
 
 /// A histogram's numbers.

@@ -108,6 +108,8 @@ impl Text {
             }
         } else if *metric == catalogue::PAIRS_OVERFLOW {
             self.sample(metric.name, [], totals.overflow_jobs);
+        } else if *metric == catalogue::PAIRS {
+            self.sample(metric.name, [], totals.pairs);
         }
     }
 

@@ -114,6 +114,8 @@ pub(super) struct Engine {
     reported: RefCell<HashSet<i64>>,
     /// When the next job is due or lease ends, for the sweeper.
     due: watch::Sender<Option<Timestamp>>,
+    /// What marks the processes that work for it.
+    mark: Arc<str>,
     /// Held until everything else is closed.
     lock: Option<Lock>,
 }
@@ -127,6 +129,11 @@ impl Engine {
     /// The UUID that the store was given when it was made.
     pub(super) fn identity(&self) -> Arc<str> {
         self.state.identity.clone()
+    }
+
+    /// What marks the processes that work for this store.
+    pub(super) fn mark(&self) -> Arc<str> {
+        self.mark.clone()
     }
 
     /// Begins a batch.

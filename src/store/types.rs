@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::{JobId, Lease};
-use crate::clock::Timestamp;
+use crate::clock::{Stopwatch, Timestamp};
 use crate::job::{AttemptResult, InvalidTransition, Outcome, State};
 
 /// A job as its creator describes it; names, sizes and numbers are within their limits.
@@ -202,6 +202,8 @@ pub struct LeasedJob {
     pub duration: Duration,
     /// The job, running.
     pub job: Job,
+    /// Runs since it was claimed.
+    pub claimed: Stopwatch,
     /// Cancelled when the attempt was ended by somebody else; never for outside workers.
     pub revoked: CancellationToken,
 }
@@ -410,8 +412,9 @@ pub enum StoreError {
     /// No room on the file system of the store.
     #[error("the disk of the store is full; free space, or let jobs finish")]
     DiskFull,
-    /// The write-ahead log has reached its limit, since another program reads the store's file.
-    #[error("the store's log is full, since another program holds its file; try again later")]
+    /// Another program holds the store's file: it writes to it, or it reads and the log has reached
+    /// its limit.
+    #[error("another program holds the store's file; try again later")]
     Busy,
     /// The job's row contradicts itself or the ledger: somebody else has changed the file.
     #[error("the row of job {key:#x} is damaged: {why}")]

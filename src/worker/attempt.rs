@@ -10,8 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Shared;
-use super::exec::{self, Ended, Invocation};
-use crate::clock::Stopwatch;
+use super::exec::{self, Ended, Invocation, Spawner};
 use crate::config::ExecConfig;
 use crate::job::Outcome;
 use crate::store::{Finish, LeaseAnswer, LeasedJob, Renewal, StoreError};
@@ -26,7 +25,15 @@ const PAUSE_AFTER_SHORTAGE: Duration = Duration::from_secs(1);
 pub(super) struct Attempt {
     shared: Arc<Shared>,
     leased: LeasedJob,
-    started: Stopwatch,
+}
+
+/// What its queue should do after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Take the next job.
+    GoOn,
+    /// Wait a moment: the machine had no room.
+    Pause,
 }
 
 /// Why a command was told to end.
@@ -34,27 +41,31 @@ pub(super) struct Attempt {
 enum Interruption {
     /// The attempt was ended by somebody else: cancelled, or its lease is lost.
     Lost,
+    /// Its lease has run out without being renewed, as far as is known here.
+    Unrenewed,
     /// The daemon is ending: the job is given back.
     Drain,
 }
 
 impl Attempt {
     pub(super) fn new(shared: &Arc<Shared>, leased: LeasedJob) -> Self {
-        Self { shared: shared.clone(), leased, started: Stopwatch::start() }
+        Self { shared: shared.clone(), leased }
     }
 
     /// Runs the command to its end and reports it.
-    pub(super) async fn run(self, exec: &ExecConfig) {
+    pub(super) async fn run(self, exec: &ExecConfig, spawner: &Spawner) -> Next {
         let job = &self.leased.job;
         let interrupt = CancellationToken::new();
-        let work = exec::run(&self.shared.spawner, self.invocation(exec), interrupt.clone());
+        let work = exec::run(spawner, self.invocation(exec), interrupt.clone());
         let (ended, interruption) = self.supervise(work, &interrupt).await;
+        let next = if matches!(ended, Ended::Short { .. }) { Next::Pause } else { Next::GoOn };
         if let Some((outcome, result, error)) = report(ended, interruption) {
             self.log_end(outcome, error.as_deref());
             self.finish(Finish { lease: self.leased.lease, outcome, result, error }).await;
         } else {
             debug!(event = "attempt_dropped", job_id = %job.id, queue = job.queue, attempt = job.attempt);
         }
+        next
     }
 
     fn invocation(&self, exec: &ExecConfig) -> Invocation {
@@ -67,7 +78,7 @@ impl Attempt {
                 ("TALLYD_KIND", job.kind.clone()),
                 ("TALLYD_ATTEMPT", job.attempt.to_string()),
                 ("TALLYD_FAILURES", job.failures.to_string()),
-                ("TALLYD_STORE", self.shared.store.identity().to_string()),
+                ("TALLYD_STORE", self.shared.store.mark().to_string()),
             ],
             payload: job.payload.clone().unwrap_or_default(),
             timeout: job.timeout,
@@ -88,7 +99,10 @@ impl Attempt {
         loop {
             tokio::select! {
                 ended = &mut work => return (ended, interruption),
-                () = kept(&mut lease) => interruption = Some(Interruption::Lost),
+                end = kept(&mut lease) => {
+                    interruption = Some(end);
+                    lease = None;
+                }
                 () = self.leased.revoked.cancelled(), if interruption != Some(Interruption::Lost) => {
                     interruption = Some(Interruption::Lost);
                 }
@@ -103,35 +117,37 @@ impl Attempt {
         }
     }
 
-    /// Renews the lease at each third; resolves when it does not stand any more.
+    /// Renews the lease at each third; resolves with the reason when it does not stand any more.
     ///
     /// While no renewal has worked by two thirds of it, no queue claims anything new.
-    async fn keep_lease(&self) {
+    async fn keep_lease(&self) -> Interruption {
         let third = self.leased.duration / 3;
-        let mut renewed = Instant::now();
+        let claimed = Duration::from_secs_f64(self.leased.claimed.seconds());
+        let mut renewed = Instant::now() - claimed;
         loop {
             sleep_until(renewed + third).await;
             let late_at = renewed + 2 * third;
             let expires = renewed + self.leased.duration;
             let asked = Instant::now();
             let kept = match timeout_at(late_at, self.renew()).await {
-                Ok(kept) => kept,
+                Ok(kept) => Some(kept),
                 Err(_) => self.renew_late(expires).await,
             };
-            if !kept {
-                return;
+            match kept {
+                Some(true) => renewed = asked,
+                Some(false) => return Interruption::Lost,
+                None => return Interruption::Unrenewed,
             }
-            renewed = asked;
         }
     }
 
-    /// Goes on trying, as one of those that are late; false if the lease ends first.
-    async fn renew_late(&self, expires: Instant) -> bool {
+    /// Goes on trying, as one of those that are late; none if the lease ends first.
+    async fn renew_late(&self, expires: Instant) -> Option<bool> {
         let job = &self.leased.job;
         warn!(event = "renewal_late", job_id = %job.id, queue = job.queue, "claiming nothing until it works");
         let _late = Late::new(&self.shared);
-        let kept = timeout_at(expires, self.renew()).await.unwrap_or(false);
-        if !kept {
+        let kept = timeout_at(expires, self.renew()).await.ok();
+        if kept.is_none() {
             warn!(event = "lease_unrenewed", job_id = %job.id, queue = job.queue, "stopping its work");
         }
         kept
@@ -150,8 +166,8 @@ impl Attempt {
         }
     }
 
-    /// Reports the end until the store has answered, for as long as the lease can last; when the
-    /// daemon is ending, tries once more and leaves it to the next start.
+    /// Reports the end until the store has answered, for as long as the lease can last. A daemon that
+    /// is ending does not wait that long, and leaves it to the next start.
     async fn finish(&self, finish: Finish) {
         let expires = Instant::now() + self.leased.duration;
         let job = &self.leased.job;
@@ -165,16 +181,16 @@ impl Attempt {
                 Err(StoreError::Stopped(_)) => return,
                 Err(error) => warn!(event = "finish_failed", job_id = %job.id, %error),
             }
-            if Instant::now() >= expires || self.shared.interrupt.is_cancelled() {
+            if Instant::now() >= expires {
                 return;
             }
-            self.shared.interrupt.run_until_cancelled(sleep(PAUSE_AFTER_ERROR)).await;
+            sleep(PAUSE_AFTER_ERROR).await;
         }
     }
 
     fn log_end(&self, outcome: Outcome, error: Option<&str>) {
         let job = &self.leased.job;
-        let duration_ms = (self.started.seconds() * 1e3) as u64;
+        let duration_ms = (self.leased.claimed.seconds() * 1e3) as u64;
         let outcome = outcome.result().name();
         // What the command wrote may be payload, which does not belong into logs.
         match error.map(exec::what_happened) {
@@ -188,8 +204,8 @@ impl Attempt {
     }
 }
 
-/// Resolves with the lease; never if there is none any more.
-async fn kept(lease: &mut Option<Pin<Box<impl Future<Output = ()>>>>) {
+/// Resolves with the lease, and why; never if there is none any more.
+async fn kept(lease: &mut Option<Pin<Box<impl Future<Output = Interruption>>>>) -> Interruption {
     match lease {
         Some(lease) => lease.await,
         None => std::future::pending().await,
@@ -210,10 +226,17 @@ fn report(
         Ended::Short { error } => {
             Some((Outcome::Released { retry_in: PAUSE_AFTER_SHORTAGE }, None, Some(error)))
         }
-        Ended::Interrupted if interruption == Some(Interruption::Drain) => {
-            Some((Outcome::Released { retry_in: Duration::ZERO }, None, None))
-        }
-        Ended::Interrupted => None,
+        Ended::Interrupted => match interruption {
+            Some(Interruption::Drain) => {
+                Some((Outcome::Released { retry_in: Duration::ZERO }, None, None))
+            }
+            // A renewal that was on its way may have made the lease last: nobody works on it now.
+            Some(Interruption::Unrenewed) => {
+                let error = "the lease ended without being renewed".to_owned();
+                Some((Outcome::LeaseExpired, None, Some(error)))
+            }
+            _ => None,
+        },
     }
 }
 

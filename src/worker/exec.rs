@@ -95,8 +95,8 @@ pub enum Ended {
         /// After how long, with the last 4 KiB of stderr.
         error: String,
     },
-    /// The machine had no descriptor, process or memory left for it, which says nothing about the
-    /// job.
+    /// The machine had no descriptor, process, memory or time left for it, which says nothing about
+    /// the job.
     Short {
         /// What was lacking.
         error: String,
@@ -126,8 +126,8 @@ pub async fn run(spawner: &Spawner, invocation: Invocation, interrupt: Cancellat
         () = interrupt.cancelled() => return Ended::Interrupted,
         spawned = spawner.spawn(config, variables) => spawned,
         after = expiry(timeout) => {
-            let what = format!("timed out after {}", duration::format(after));
-            return Ended::TimedOut { error: format!("{what}, before it was started") };
+            let error = format!("it could not be started within {}", duration::format(after));
+            return Ended::Short { error };
         }
     };
     let mut group = match spawned {

@@ -27,6 +27,7 @@ mod refusals;
 mod running;
 mod scrape;
 mod serve;
+mod stalls;
 mod start;
 mod steps;
 mod store;

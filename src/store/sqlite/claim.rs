@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::Engine;
 use super::rows::{Core, SELECT_JOB, read_job};
 use super::state::{QueueId, check_row};
-use crate::clock::{Tick, Timestamp, millis};
+use crate::clock::{Stopwatch, Tick, Timestamp, millis};
 use crate::job::{self, Event, State};
 use crate::store::operation::Failure;
 use crate::store::{Claim, Claimed, Job, Lease, LeasedJob};
@@ -151,7 +151,7 @@ impl Engine {
         job.claimed_at = Some(now);
         job.expires_at = Some(expires_at);
         job.worker.clone_from(&claim.worker);
-        Ok(LeasedJob { lease, duration, job, revoked })
+        Ok(LeasedJob { lease, duration, job, claimed: Stopwatch::start(), revoked })
     }
 
     /// Makes a lease last for `duration` from now, though not beyond the attempt's timeout.

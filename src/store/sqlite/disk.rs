@@ -65,7 +65,7 @@ pub(super) fn reserve_index(file: &Path) -> io::Result<File> {
 }
 
 /// Keeps other processes out of the store for as long as it lives.
-pub(super) struct Lock(#[expect(dead_code, reason = "closing it ends the lock")] File);
+pub(super) struct Lock(File);
 
 impl Lock {
     /// Takes the lock of the store in `file`.
@@ -80,6 +80,13 @@ impl Lock {
             }
             Err(TryLockError::Error(source)) => Err(io(source)),
         }
+    }
+
+    /// Where it lies: file system and file, by their numbers. It stays where it is when the store's
+    /// file is replaced by a backup.
+    pub(super) fn place(&self) -> io::Result<String> {
+        let file = self.0.metadata()?;
+        Ok(format!("{:x}:{:x}", file.dev(), file.ino()))
     }
 }
 

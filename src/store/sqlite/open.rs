@@ -65,6 +65,7 @@ pub(in crate::store) fn open(
             (engine, readers)
         }
     };
+    engine.mark = format!("{}@{}", engine.identity(), lock.place().map_err(io)?).into();
     engine.lock = Some(lock);
     Ok((engine, readers))
 }
@@ -105,6 +106,7 @@ fn open_locked(
         files_are_due: false,
         reported: RefCell::default(),
         due: due.clone(),
+        mark: Arc::from(""),
         lock: None,
     };
     engine.recover().map_err(|failure| recovery_failed(failure, file))?;

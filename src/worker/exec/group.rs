@@ -9,6 +9,7 @@ use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
 };
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::processes::{self, Process};
@@ -16,6 +17,10 @@ use super::processes::{self, Process};
 /// How often a group that is ending is looked at again although none of its known members ended:
 /// one may have left the group, or joined it. Each look reads /proc once.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How many groups are looked at at once: each look takes a thread of those that also read jobs and
+/// write expositions, of which there are 512.
+static LOOKS: Semaphore = Semaphore::const_new(64);
 
 /// A running command. Unless it is gone, dropping it kills the whole group.
 #[derive(Debug)]
@@ -79,6 +84,7 @@ impl Group {
 
     /// Whether no member lives; if some do, waits for their ends first, but not for long.
     async fn look(&self) -> io::Result<bool> {
+        let _turn = LOOKS.acquire().await.expect("the semaphore is never closed");
         let members = self.members().await?;
         self.reap();
         let is_gone = members.is_empty();

@@ -1,4 +1,4 @@
-//! The one thread from which every command is started.
+//! The one thread from which every command of a queue is started.
 //!
 //! A child asks the kernel to be killed when its parent ends, and "parent" means the thread that
 //! forked it. Threads of a runtime's pool come and go; this one stays.
