@@ -132,7 +132,19 @@ fn indexes(request: &Request) -> Fallible {
         ("partial (state = ready)", Layout::default()),
         ("full (queue, state, …)", Layout { indexes: Indexes::Full, ..Layout::default() }),
     ];
-    lives(request, "index of claims", &variants, 200, 100)
+    lives(request, "index of claims", &variants, 200, 100)?;
+    let variants = [
+        ("none by queue", Layout::default()),
+        ("another (queue, run_at)", Layout { waiting_by_queue: true, ..Layout::default() }),
+    ];
+    lives(request, "index of waiting jobs", &variants, 200, 100)?;
+    let stores = settled(request, &variants, 200)?;
+    compare(request, "the same, each job scheduled first", stores, |_, store| {
+        store.schedule(100)?;
+        let claimed = store.claim(100)?;
+        store.finish(&claimed)?;
+        store.prune(100).map(|()| 100)
+    })
 }
 
 fn claim(request: &Request) -> Fallible {

@@ -56,6 +56,8 @@ pub(crate) struct Layout {
     pub(crate) vacuum: Vacuum,
     pub(crate) page_bytes: i64,
     pub(crate) cache_kib: i64,
+    /// Another index finds the scheduled and retrying jobs of one queue.
+    pub(crate) waiting_by_queue: bool,
     /// Jobs get a random one of so many priorities, so that claims jump about the table.
     pub(crate) priorities: i64,
 }
@@ -70,6 +72,7 @@ impl Default for Layout {
             vacuum: Vacuum::None,
             page_bytes: 4096,
             cache_kib: 2048,
+            waiting_by_queue: false,
             priorities: 1,
         }
     }
@@ -93,6 +96,13 @@ impl Layout {
             Indexes::Full => "(queue, state, priority, run_at)",
         };
         let state = if self.numbered_states { "INTEGER" } else { "TEXT" };
+        let waiting = match self.waiting_by_queue {
+            true => {
+                "CREATE INDEX jobs_waiting ON jobs(queue, run_at)
+                   WHERE state IN ($scheduled, $retrying);"
+            }
+            false => "",
+        };
         self.spell(&format!(
             "CREATE TABLE jobs(
                id INTEGER PRIMARY KEY, tail INTEGER NOT NULL, queue INTEGER NOT NULL,
@@ -108,6 +118,7 @@ impl Layout {
                CHECK((state = $running) = (lease IS NOT NULL)));
              CREATE INDEX jobs_ready ON jobs{ready};
              CREATE INDEX jobs_due ON jobs(run_at) WHERE state IN ($scheduled, $retrying);
+             {waiting}
              CREATE INDEX jobs_leases ON jobs(lease_ends) WHERE state = $running;
              CREATE INDEX jobs_ended ON jobs(queue, ended_at)
                WHERE state IN ($completed, $cancelled);
@@ -123,6 +134,9 @@ impl Layout {
 /// The statements of a job's life, spelled for one layout.
 struct Statements {
     insert: String,
+    schedule: String,
+    find_due: String,
+    promote: String,
     find_ready: String,
     claim: String,
     claim_at_once: String,
@@ -136,13 +150,23 @@ impl Statements {
             ORDER BY priority, run_at, id LIMIT ?2";
         let taken = "state = $running, attempt = attempt + 1, lease_ms = 30000, lease_ends = 30000,
             expires_at = 3600000, claimed_at = 1760000000000, worker = 'host-1'";
-        Self {
-            insert: layout.spell(
+        let insert = |state| {
+            layout.spell(&format!(
                 "INSERT INTO jobs(id, tail, queue, ledger, kind, state, priority, run_at,
                    created_at, max_attempts, timeout_ms, payload)
-                 VALUES(?1, ?2, ?3, 1, 'send-mail', $ready, ?4, 1760000000000 + ?5,
-                   1760000000000 + ?5, 20, 60000, ?6)",
+                 VALUES(?1, ?2, ?3, 1, 'send-mail', {state}, ?4, 1760000000000 + ?5,
+                   1760000000000 + ?5, 20, 60000, ?6)"
+            ))
+        };
+        Self {
+            insert: insert("$ready"),
+            schedule: insert("$scheduled"),
+            find_due: layout.spell(
+                "SELECT id FROM jobs WHERE state IN ($scheduled, $retrying)
+                 ORDER BY run_at, id LIMIT ?1",
             ),
+            promote: layout
+                .spell("UPDATE jobs SET state = $ready WHERE id = ?1 AND state = $scheduled"),
             find_ready: layout.spell(&format!("SELECT id, payload {find_ready}")),
             claim: layout.spell(&format!(
                 "UPDATE jobs SET {taken}, lease = ?2 WHERE id = ?1 AND state = $ready"
@@ -252,6 +276,24 @@ impl Store {
     }
 
     pub(crate) fn insert(&mut self, count: usize) -> Fallible {
+        self.insert_as(count, |sql| &sql.insert)
+    }
+
+    /// Creates jobs that wait for their time, and makes as many ready whose time has come.
+    pub(crate) fn schedule(&mut self, count: usize) -> Fallible {
+        self.insert_as(count, |sql| &sql.schedule)?;
+        self.commit(|transaction, sql| {
+            let mut find = transaction.prepare_cached(&sql.find_due)?;
+            let mut promote = transaction.prepare_cached(&sql.promote)?;
+            let due = find.query_map([count as i64], |row| row.get::<_, i64>(0))?;
+            for id in due.collect::<rusqlite::Result<Vec<_>>>()? {
+                promote.execute([id])?;
+            }
+            Ok(())
+        })
+    }
+
+    fn insert_as(&mut self, count: usize, statement: fn(&Statements) -> &str) -> Fallible {
         let priorities = self.layout.priorities as u64;
         let body = std::mem::take(&mut self.body);
         let (apart, in_row) = match self.layout.payload {
@@ -267,7 +309,7 @@ impl Store {
             })
             .collect();
         self.commit(|transaction, sql| {
-            let mut job = transaction.prepare_cached(&sql.insert)?;
+            let mut job = transaction.prepare_cached(statement(sql))?;
             let mut payload = transaction.prepare_cached("INSERT INTO payloads VALUES(?1, ?2)")?;
             for (number, tail, priority) in rows {
                 let id = FIRST_ID + number;

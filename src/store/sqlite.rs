@@ -25,8 +25,10 @@
 //! jobs; one path for all payloads is worth more. Results and error texts lie apart for the same
 //! reason.
 //!
-//! *Indexes* (`indexes`): five partial ones, each for one question. One full index over (queue,
-//! state, priority, run_at) runs at 0.89 and logs 25 % more. *State as text* (`state`): integers
+//! *Indexes* (`indexes`): partial ones, each for one question. One full index over (queue,
+//! state, priority, run_at) runs at 0.89 and logs 25 % more. The one that finds the waiting jobs of
+//! a queue, for a bulk cancel, runs at 0.96, or 0.98 and 3 % more log if each job is scheduled first:
+//! ties. *State as text* (`state`): integers
 //! are 1.02, a tie, and say nothing to a person with a shell. *Claim* (`claim`): a SELECT and one
 //! cached UPDATE a row; `UPDATE … RETURNING` runs at 0.89 (one job) to 0.94 (100), in no promised
 //! order.
