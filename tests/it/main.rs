@@ -5,6 +5,7 @@
 mod bad_input;
 mod bed;
 mod call;
+mod catalogue;
 mod commands;
 mod config;
 mod crash;
