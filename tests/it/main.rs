@@ -33,6 +33,7 @@ mod start;
 mod steps;
 mod store;
 mod strace;
+mod tampered;
 mod tidy;
 mod tools;
 mod unique;
