@@ -329,15 +329,20 @@ async fn pages_answer_get_and_head() {
     assert_eq!(daemon.scrape().await.value(requests), 1.0);
 }
 
+/// Where a daemon with `metrics_listen` says that it serves them.
+pub fn metrics_address(daemon: &mut Daemon) -> String {
+    let log = daemon.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut addresses = lines.filter(|line| line["message"] == "serving metrics");
+    addresses.next().expect("it says where")["address"].as_str().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn with_metrics_listen_the_exposition_is_only_there() {
     let mut daemon = Daemon::start("metrics_listen = \"127.0.0.1:0\"");
     assert_eq!(daemon.get("/metrics").await.0, 404);
     assert_eq!(daemon.get("/v1/stats").await.0, 200);
-    let log = daemon.log();
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut addresses = lines.filter(|line| line["message"] == "serving metrics");
-    let address = addresses.next().expect("it says where")["address"].as_str().unwrap().to_owned();
+    let address = metrics_address(&mut daemon);
     let get = async |path: &str| {
         let response = daemon.client.get(format!("http://{address}{path}")).send().await;
         let response = response.expect("it answers");
