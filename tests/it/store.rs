@@ -12,4 +12,5 @@ mod pairs;
 mod queues;
 mod restarts;
 mod retention;
+mod series;
 mod waiting;
