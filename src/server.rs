@@ -138,7 +138,8 @@ impl Role {
 /// 35 s are cut.
 pub async fn serve(api: Arc<Api>, listener: TcpListener, role: Role, stop: CancellationToken) {
     let metrics = api.metrics.clone();
-    connections::serve(listener, routes::router(api, role), metrics, stop).await;
+    let router = routes::router(api, role);
+    connections::serve(listener, router, metrics, connections::MAX_CONNECTIONS, stop).await;
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Values come from callers, so control characters in them are escaped: they can neither start a
 //! new line nor talk to a terminal.
 
-use std::backtrace::{Backtrace, BacktraceStatus};
+use std::backtrace::Backtrace;
 use std::fmt::{self, Debug, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
@@ -38,8 +38,8 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
     let text = payload.downcast_ref::<&str>().copied();
     let reason = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let place = panic.location().map(ToString::to_string);
-    let stack = Backtrace::capture();
-    let stack = (stack.status() == BacktraceStatus::Captured).then(|| stack.to_string());
+    let is_asked_for = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    let stack = is_asked_for.then(|| Backtrace::force_capture().to_string());
     error!(event = "panicked", reason, place, stack, "this is a bug");
 }
 

@@ -190,11 +190,14 @@ async fn collect(mut body: Body, limit: Limit, room: &mut Room) -> Result<Bytes,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::Role;
+    use crate::server::fixture::Fixture;
     use crate::server::room::Rooms;
     use axum::http::HeaderValue;
     use hyper::body::Frame;
     use std::pin::Pin;
     use std::task::{Context, Poll};
+    use tokio::time::Instant;
 
     const LIMIT: Limit = Limit { bytes: 8, code: Code::BodyTooLarge };
 
@@ -210,6 +213,22 @@ mod tests {
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
             Poll::Ready(self.0.next().map(|piece| Ok(Frame::data(Bytes::from(piece)))))
+        }
+    }
+
+    /// A body that begins and never ends.
+    struct Stalled(Option<Bytes>);
+
+    impl HttpBody for Stalled {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            let begin = self.0.take().map(|begin| Some(Ok(Frame::data(begin))));
+            begin.map_or(Poll::Pending, Poll::Ready)
         }
     }
 
@@ -230,6 +249,27 @@ mod tests {
     async fn a_body_in_pieces_is_put_together() {
         let body = Body::new(Pieces(["ab", "", "cde", "f"].into_iter()));
         assert_eq!(collected(body).await.as_deref(), Ok(&b"abcdef"[..]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up_and_holds_no_room() {
+        let server = Fixture::new(|_| {});
+        let begin = Bytes::from(vec![b' '; 1 << 20]);
+        let request = Request::post("/v1/jobs/batch")
+            .header("host", "localhost")
+            .header("content-type", Media::Json.name())
+            .body(Body::new(Stalled(Some(begin))))
+            .expect("a valid request");
+        let start = Instant::now();
+        let response = server.send(Role::Whole, request).await;
+        assert_eq!(start.elapsed(), BODY_TIMEOUT);
+        assert_eq!(response.status(), 408);
+        let answer = response.into_body().collect().await.expect("it is whole").to_bytes();
+        let answer: serde_json::Value = serde_json::from_slice(&answer).expect("JSON");
+        assert_eq!(answer["error"]["code"], "body_timeout");
+        let exported = server.api.metrics.snapshot().to_text();
+        assert!(exported.contains("tallyd_rejected_total{reason=\"timeout\"} 1\n"));
+        assert_eq!(server.api.rooms.enter().cover(128 << 20), Ok(()), "all of it is free");
     }
 
     #[test]

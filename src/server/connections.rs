@@ -19,7 +19,7 @@ use super::deadline::{Begun, HEAD, HeadTimer, Timed, UNTAKEN};
 use crate::metrics::{Metrics, Rejected};
 
 /// The most connections at once: each costs a few kilobytes and a file descriptor.
-const MAX_CONNECTIONS: usize = 10_000;
+pub(super) const MAX_CONNECTIONS: usize = 10_000;
 
 /// The most bytes of a request's line and headers.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -43,14 +43,16 @@ const REFUSAL: &str = concat!(
     r#"{"error":{"code":"too_many_connections","message":"close connections that you do not need any more"}}"#
 );
 
-/// Serves until `stop` is cancelled and the requests then open are answered.
+/// Serves until `stop` is cancelled and the requests then open are answered; at most `most`
+/// connections at once.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     metrics: Arc<Metrics>,
+    most: usize,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(most));
     let open = TaskTracker::new();
     let cut = CancellationToken::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {

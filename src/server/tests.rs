@@ -1,10 +1,12 @@
 //! Requests that change the store, from the request to what is stored.
 
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, Response};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::fixture::Fixture;
+use super::pages::MAX_SCRAPES;
 use super::{MAX_WRITES, Role};
 use tokio_util::sync::CancellationToken;
 
@@ -207,4 +209,78 @@ async fn writes_whose_callers_have_gone_are_bounded() {
     assert_eq!(begun, MAX_WRITES);
     stop.cancel();
     api.writes_finished().await;
+}
+
+/// Status, code and `retry-after` of a refusal.
+async fn refusal(response: Response<Body>) -> (u16, String, String) {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("it is whole").to_bytes();
+    let answer: Value = serde_json::from_slice(&body).expect("JSON");
+    let code = answer["error"]["code"].as_str().unwrap_or_default().to_owned();
+    let retry = head.headers["retry-after"].to_str().expect("a number").to_owned();
+    (head.status.as_u16(), code, retry)
+}
+
+fn busy() -> (u16, String, String) {
+    (503, "server_busy".to_owned(), "1".to_owned())
+}
+
+/// What is exported of refusals by this reason.
+fn rejected(server: &Fixture, reason: &str) -> String {
+    let name = format!("tallyd_rejected_total{{reason=\"{reason}\"}} ");
+    let text = server.api.metrics.snapshot().to_text();
+    let value = text.lines().find_map(|line| line.strip_prefix(&name));
+    value.expect("it is exported").to_owned()
+}
+
+#[tokio::test]
+async fn scrapes_that_nobody_reads_keep_out_further_ones_only_while_they_are_held() {
+    let server = Fixture::new(|_| {});
+    for (path, refused) in [("/metrics", "1"), ("/v1/stats", "2")] {
+        let scrape = async || {
+            let request = Request::builder().uri(path).header("host", "localhost");
+            let request = request.body(Body::empty()).expect("a valid request");
+            server.send(Role::Whole, request).await
+        };
+        let mut unread = Vec::new();
+        for number in 0..MAX_SCRAPES {
+            unread.push(scrape().await);
+            assert_eq!(unread[number].status(), 200, "{path} {number}");
+        }
+        assert_eq!(refusal(scrape().await).await, busy(), "{path}");
+        assert_eq!(rejected(&server, "server_busy"), refused);
+        unread.pop();
+        assert_eq!(scrape().await.status(), 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_are_refused_while_others_have_all_the_room() {
+    let server = Fixture::new(|_| {});
+    let mut others = server.api.rooms.enter();
+    others.cover(128 << 20).expect("all is free");
+    let large = json!({"kind": "k", "payload": "x".repeat(20 << 10)});
+    let refused = server.send(Role::Whole, post("/v1/jobs", &large)).await;
+    assert_eq!(refusal(refused).await, busy());
+    assert_eq!(rejected(&server, "server_busy"), "1");
+    let small = server.send(Role::Whole, post("/v1/jobs", &json!({"kind": "k"}))).await;
+    assert_eq!(small.status(), 201);
+    drop(others);
+    let taken = server.send(Role::Whole, post("/v1/jobs", &large)).await;
+    assert_eq!(taken.status(), 201);
+}
+
+#[tokio::test]
+async fn a_caller_who_hangs_up_is_counted_as_one_who_did() {
+    let server = Fixture::new(|_| {});
+    let ask = json!({"queues": ["default"], "wait": "60s"});
+    tokio::select! {
+        biased;
+        _ = server.send(Role::Whole, post("/v1/leases", &ask)) => panic!("there is no job"),
+        () = std::future::ready(()) => {} // the caller is gone
+    }
+    let text = server.api.metrics.snapshot().to_text();
+    let mut counted = text.lines().filter(|line| line.starts_with("tallyd_http_requests_total{"));
+    let wanted = r#"tallyd_http_requests_total{code="499",method="POST",route="/v1/leases"} 1"#;
+    assert_eq!((counted.next(), counted.next()), (Some(wanted), None));
 }

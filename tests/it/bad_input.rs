@@ -27,6 +27,7 @@ fn bad_jobs() -> Vec<(String, &'static str, &'static str)> {
         (r#""priority":"5""#, "invalid_field", "priority"),
         (r#""priority":5.5"#, "invalid_field", "priority"),
         (r#""priority":1e99"#, "invalid_field", "priority"),
+        (r#""priority":1e400"#, "invalid_field", "priority"),
         (r#""priority":18446744073709551615"#, "invalid_field", "priority"),
         (r#""run_at":"2026-03-01T12:00:00""#, "invalid_field", "run_at"),
         (r#""run_at":"tomorrow""#, "invalid_field", "run_at"),
@@ -49,6 +50,8 @@ fn bad_jobs() -> Vec<(String, &'static str, &'static str)> {
         (r#""unique_key":5"#, "invalid_field", "unique_key"),
         (&key, "invalid_field", "unique_key"),
         (r#""unique_until":"done""#, "invalid_field", "unique_until"),
+        (r#""unique_until":5"#, "invalid_field", "unique_until"),
+        (r#""unique_key":"k","unique_until":{"done":null}"#, "invalid_field", "unique_until"),
         (r#""unique_key":"k","unique_until":"ever""#, "invalid_field", "unique_until"),
         (r#""traceparent":"00-1-2-3""#, "invalid_field", "traceparent"),
         (&deep, "json_too_deep", "payload"),
@@ -95,6 +98,9 @@ async fn a_batch_with_one_bad_job_creates_nothing() {
     rows.push(post(path, format!("[{good},{good},{{"), "invalid_json").at(2));
     rows.push(post(path, format!("[{good}"), "invalid_json").at(1));
     rows.push(post(path, format!("[{good}] x"), "invalid_json").at(1));
+    for broken in ["[{\"kind\":}]", "[{\"kind\":\"k\"", "[{", "["] {
+        rows.push(post(path, broken, "invalid_json").at(0));
+    }
     rows.push(post(path, good, "invalid_field"));
     rows.push(post(path, "", "invalid_field"));
     rows.push(lines(format!("{good}\n{{\"kind\":\n{good}"), "invalid_json").at(1));
@@ -131,6 +137,8 @@ async fn what_is_too_large_is_refused_after_it_was_read_away() {
         post(batch, many(10_001), "too_many_items"),
         lines(format!("{good}\n").repeat(10_001), "too_many_items"),
         post("/v1/leases", padded(limit + 1), "body_too_large"),
+        post("/v1/leases/renew", padded(limit + 1), "body_too_large"),
+        post("/v1/leases/finish", padded(most + 1), "body_too_large"),
         post("/v1/queues/default/pause", padded(limit + 1), "body_too_large"),
     ];
     refuse_all(&daemon, &rows).await;
@@ -252,6 +260,8 @@ async fn one_malformed_finish_among_good_ones_applies_none() {
         (json!({"lease": "x"}), "missing_field", "outcome"),
         (json!({"lease": 7, "outcome": "completed"}), "invalid_field", "lease"),
         (json!({"lease": "x", "outcome": "done"}), "invalid_field", "outcome"),
+        (json!({"lease": "x", "outcome": null}), "invalid_field", "outcome"),
+        (json!({"lease": "x", "outcome": {"completed": null}}), "invalid_field", "outcome"),
         (json!({"lease": "x", "outcome": "cancelled"}), "invalid_field", "outcome"),
         (json!({"lease": "x", "outcome": "completed", "why": 1}), "unknown_field", "why"),
         (json!({"lease": "x", "outcome": "failed", "result": 1}), "unknown_field", "result"),
@@ -322,7 +332,18 @@ async fn bad_queries_are_refused_and_never_clamped() {
     ];
     let row =
         |(query, field)| bare("GET", format!("/v1/jobs?{query}"), "invalid_query").field(field);
-    refuse_all(&daemon, &rows.map(row)).await;
+    let mut rows: Vec<Row> = rows.map(row).into();
+    rows.extend([
+        bare("GET", "/v1/stats?queue=default", "invalid_query"),
+        bare("GET", "/v1/queues?limit=5", "invalid_query"),
+        bare("DELETE", "/v1/queues/default?force", "invalid_query"),
+        bare("POST", "/v1/queues/default/pause?for=5s", "invalid_query"),
+        post("/v1/jobs?queue=default", r#"{"kind":"k"}"#, "invalid_query"),
+        post("/v1/jobs/batch?x", "[]", "invalid_query"),
+        post("/v1/leases?wait=5s", r#"{"queues":["default"]}"#, "invalid_query"),
+    ]);
+    refuse_all(&daemon, &rows).await;
+    assert_eq!(call(&daemon, "GET", "/v1/stats?", &[], "").await.status, 200);
 }
 
 #[tokio::test]

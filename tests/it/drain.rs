@@ -1,10 +1,15 @@
 //! Ends and starts: what a drain finishes, releases and refuses, and what a start makes of a crash.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
 use reqwest::{Client, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::Daemon;
+use crate::call::connect;
+use crate::exposition::metrics_address;
+use crate::fixture::{Daemon, Scrape};
 use crate::processes::{Line, NEVER, Process};
 use crate::running::{counted, create, in_state, queue};
 
@@ -97,6 +102,65 @@ async fn a_drain_lets_attempts_end_and_accepts_all_but_leases() {
     assert_eq!((&job["state"], &job["attempt"]), (&json!("completed"), &json!(1)));
     daemon.job_when(late["id"].as_str().unwrap(), in_state("ready")).await;
     assert_eq!(complete(&daemon, &second).await, "ok", "its lease is valid across the restart");
+}
+
+#[tokio::test]
+async fn an_interrupt_drains_as_well() {
+    let mut working = Working::start("drain_timeout = \"5m\"").await;
+    working.daemon.signal(Signal::INT);
+    let stopping = working.daemon.wait_for_log(|line| line["event"] == "stopping");
+    assert_eq!(stopping["signal"], "SIGINT");
+    until_draining(&working.daemon).await;
+    assert_eq!(working.job().await["state"], "running");
+    assert!(working.processes.iter().all(Process::lives));
+    working.go.say(1);
+    let Working { mut daemon, id, .. } = working;
+    assert_eq!(daemon.wait().code(), Some(0));
+    daemon.restart();
+    let (_, job) = daemon.get(&format!("/v1/jobs/{id}")).await;
+    assert_eq!((&job["state"], &job["attempt"]), (&json!("completed"), &json!(1)));
+}
+
+#[tokio::test]
+async fn metrics_on_a_listener_of_their_own_are_answered_until_the_end_of_a_drain() {
+    let mut working =
+        Working::start("drain_timeout = \"5m\"\nmetrics_listen = \"127.0.0.1:0\"").await;
+    let address = metrics_address(&mut working.daemon);
+    let scrape = async || {
+        let answer = reqwest::get(format!("http://{address}/metrics")).await.expect("it answers");
+        assert_eq!(answer.status(), StatusCode::OK);
+        Scrape::parse(&answer.text().await.expect("the answer is whole"))
+    };
+    // A create whose body has not come holds up the end of the main listener's requests.
+    let body = r#"{"queue":"outside","kind":"k"}"#;
+    let head = "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                expect: 100-continue\r\ncontent-length: 30\r\n\r\n";
+    assert_eq!(body.len(), 30);
+    let mut late = BufReader::new(connect(&working.daemon, head.as_bytes()));
+    let mut line = String::new();
+    late.read_line(&mut line).expect("it answers");
+    assert_eq!(line, "HTTP/1.1 100 Continue\r\n");
+
+    working.daemon.signal(Signal::TERM);
+    until_draining(&working.daemon).await;
+    let running = counted(&scrape().await, "tallyd_jobs", ",state=\"running\"");
+    assert_eq!(running, 1.0);
+    working.go.say(1);
+    let main = working.daemon.url("").trim_start_matches("http://").to_owned();
+    let closes = async {
+        while TcpStream::connect(&main).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(NEVER, closes).await.expect("the main listener closes");
+    let last = scrape().await;
+    assert_eq!(counted(&last, "tallyd_jobs_completed_total", ""), 1.0, "{}", last.text);
+
+    late.get_mut().write_all(body.as_bytes()).expect("the connection stands");
+    let mut answer = String::new();
+    late.read_to_string(&mut answer).expect("it ends in order");
+    assert!(answer.contains("HTTP/1.1 201 "), "{answer}");
+    assert_eq!(working.daemon.wait().code(), Some(0));
 }
 
 #[tokio::test]

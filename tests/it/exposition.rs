@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::call::{call, send};
@@ -247,6 +248,57 @@ async fn the_statistics_equal_the_metrics() {
     }
 }
 
+/// The value of the only sample of a name.
+fn only(scrape: &Scrape, name: &str) -> f64 {
+    let samples: Vec<_> = scrape.starting(name).filter(|(sample, _)| is_of(sample, name)).collect();
+    assert_eq!(samples.len(), 1, "{name}: {samples:?}");
+    samples[0].1
+}
+
+fn is_of(sample: &str, name: &str) -> bool {
+    sample.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+}
+
+#[tokio::test]
+async fn what_is_measured_and_what_is_configured_have_sensible_values() {
+    let started = Timestamp::now().as_second() as f64;
+    let daemon = used().await;
+    let scrape = daemon.scrape().await;
+    let at_most = Timestamp::now().as_second() as f64 + 1.0;
+
+    let size = only(&scrape, "tallyd_store_size_bytes");
+    assert!(size > 0.0 && size % 4096.0 == 0.0, "whole pages: {size}");
+    let free = only(&scrape, "tallyd_store_free_bytes");
+    assert!(free > f64::from(1 << 20) && free % 512.0 == 0.0, "room for this test: {free}");
+    let swept = only(&scrape, "tallyd_sweeper_last_run_timestamp_seconds");
+    assert!((started..=at_most).contains(&swept), "{started} <= {swept} <= {at_most}");
+
+    let limit = |queue| scrape.value(&format!("tallyd_queue_workers_limit{{queue=\"{queue}\"}}"));
+    assert_eq!(["local", "small", "other"].map(limit), [10.0, 0.0, 0.0]);
+    let depths: Vec<_> = scrape.starting("tallyd_queue_depth_limit").collect();
+    assert_eq!(depths, [("tallyd_queue_depth_limit{queue=\"small\"}", 1.0)]);
+    assert_eq!(only(&scrape, "tallyd_pairs_limit"), 500.0);
+
+    let commits = only(&scrape, "tallyd_store_commit_duration_seconds_count");
+    assert!(commits > 10.0, "{commits}");
+    assert_eq!(only(&scrape, "tallyd_store_commit_operations_count"), commits);
+    assert!(only(&scrape, "tallyd_store_commit_duration_seconds_sum") > 0.0);
+    assert!(only(&scrape, "tallyd_store_commit_operations_sum") >= commits);
+
+    for route in ["/v1/jobs", "/v1/jobs/{id}", "/v1/leases", "/v1/leases/finish", "/v1/stats"] {
+        let name = "tallyd_http_request_duration_seconds_count";
+        let timed = scrape.value(&format!("{name}{{route=\"{route}\"}}"));
+        let label = format!("route=\"{route}\"");
+        let counted = scrape.starting("tallyd_http_requests_total{");
+        let counted = counted.filter(|(sample, _)| sample.contains(&label));
+        assert_eq!(timed, counted.map(|(_, value)| value).sum::<f64>(), "{route}");
+        assert!(timed > 0.0, "{route} was used");
+    }
+    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    let built: Vec<_> = scrape.starting("tallyd_build_info{").collect();
+    assert!(matches!(built[..], [(sample, 1.0)] if sample.contains(&version)), "{built:?}");
+}
+
 #[tokio::test]
 async fn pages_answer_get_and_head() {
     let daemon = Daemon::start("");
@@ -277,15 +329,20 @@ async fn pages_answer_get_and_head() {
     assert_eq!(daemon.scrape().await.value(requests), 1.0);
 }
 
+/// Where a daemon with `metrics_listen` says that it serves them.
+pub fn metrics_address(daemon: &mut Daemon) -> String {
+    let log = daemon.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut addresses = lines.filter(|line| line["message"] == "serving metrics");
+    addresses.next().expect("it says where")["address"].as_str().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn with_metrics_listen_the_exposition_is_only_there() {
     let mut daemon = Daemon::start("metrics_listen = \"127.0.0.1:0\"");
     assert_eq!(daemon.get("/metrics").await.0, 404);
     assert_eq!(daemon.get("/v1/stats").await.0, 200);
-    let log = daemon.log();
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut addresses = lines.filter(|line| line["message"] == "serving metrics");
-    let address = addresses.next().expect("it says where")["address"].as_str().unwrap().to_owned();
+    let address = metrics_address(&mut daemon);
     let get = async |path: &str| {
         let response = daemon.client.get(format!("http://{address}{path}")).send().await;
         let response = response.expect("it answers");

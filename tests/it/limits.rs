@@ -237,6 +237,35 @@ async fn a_request_needs_one_host() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_site_may_only_read() {
+    let daemon = Daemon::start("");
+    let id = create(&daemon, json!({"kind": "k"})).await;
+    let foreign = [
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+    ];
+    let mut rows = Vec::new();
+    for (header, value) in foreign {
+        let row = |row: Row| row.with(header, value);
+        rows.push(row(post("/v1/jobs", r#"{"kind":"k"}"#, "cross_site")));
+        rows.push(row(bare("POST", format!("/v1/jobs/{id}/cancel"), "cross_site")));
+        rows.push(row(bare("DELETE", format!("/v1/jobs/{id}"), "cross_site")));
+        rows.push(row(bare("POST", "/v1/queues/default/pause", "cross_site")));
+    }
+    refuse_all(&daemon, &rows).await;
+    for header in foreign {
+        let read = call(&daemon, "GET", "/v1/stats", &[header], "").await;
+        assert_eq!(read.status, 200, "{header:?}");
+    }
+    let own = daemon.url("");
+    let headers = [("origin", &*own), ("sec-fetch-site", "same-origin")];
+    let cancel = call(&daemon, "POST", &format!("/v1/jobs/{id}/cancel"), &headers, "").await;
+    assert_eq!(cancel.status, 200, "{}", cancel.text);
+}
+
+#[tokio::test]
 async fn a_body_that_breaks_off_creates_nothing() {
     let daemon = Daemon::start("");
     let head = "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
@@ -246,6 +275,7 @@ async fn a_body_that_breaks_off_creates_nothing() {
         format!("{head}transfer-encoding: chunked\r\n\r\nx\r\n{{\"kind\":\"k\"}}\r\n0\r\n\r\n");
     let answer = read_to_end(connect(&daemon, broken.as_bytes()));
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.contains(r#""code":"invalid_body""#), "{answer}");
     assert_eq!(daemon.get("/v1/stats").await.1["jobs_created"], 0);
 }
 

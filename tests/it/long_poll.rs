@@ -238,6 +238,8 @@ async fn the_job_of_a_caller_who_hung_up_goes_to_another() {
     let scrape = callers.daemon.scrape().await;
     let expired = r#"tallyd_sweeper_jobs_total{action="expired"}"#;
     assert_eq!(scrape.value(expired), 0.0, "no lease had to run out");
+    let gone = r#"tallyd_http_requests_total{code="499",method="POST",route="/v1/leases"}"#;
+    assert!(scrape.value(gone) >= 1.0, "those who are gone for sure are counted as such");
     assert_eq!(scrape.broken_identities(), Vec::<String>::new());
 }
 

@@ -5,6 +5,8 @@
 mod bad_input;
 mod bed;
 mod call;
+mod catalogue;
+mod commands;
 mod config;
 mod crash;
 mod drain;
@@ -32,6 +34,7 @@ mod start;
 mod steps;
 mod store;
 mod strace;
+mod tampered;
 mod tidy;
 mod tools;
 mod unique;

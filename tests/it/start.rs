@@ -39,6 +39,28 @@ fn files(directory: &Path) -> Vec<String> {
 }
 
 #[test]
+fn a_wrong_configuration_exits_2_with_file_line_and_key_and_touches_no_store() {
+    let keys = "concurrency, kinds, max_attempts, timeout, lease, backoff, keep_completed, \
+                max_completed, keep_dead, max_dead, max_depth, exec";
+    for (text, said) in [
+        (
+            "# ours\n[queues.emails]\nconcurency = 3\n",
+            format!("3: unknown key queues.emails.concurency; valid here are {keys}"),
+        ),
+        (
+            "data = \"other.db\"\nmax_pairs = \"many\"\n",
+            "2: max_pairs must be 1 to 100000, got \"many\"".to_owned(),
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("ours.toml"), text).unwrap();
+        let told = serve(directory.path(), &["--config", "ours.toml"]);
+        assert_eq!(told, (Some(2), format!("ours.toml:{said}\n")));
+        assert_eq!(files(directory.path()), ["ours.toml"]);
+    }
+}
+
+#[test]
 fn an_address_in_use_exits_1_and_touches_no_store() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -12,5 +12,6 @@ mod pairs;
 mod queues;
 mod restarts;
 mod retention;
+mod series;
 mod sharing;
 mod waiting;

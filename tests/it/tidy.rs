@@ -3,6 +3,7 @@
 //! Each rule is a function from a file to its findings, run over the tree by one test and over
 //! bad lines by another, so that it is seen to find something.
 
+mod bounds;
 mod forbidden;
 mod imports;
 mod places;

@@ -6,23 +6,30 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::server::fixture::Fixture;
-use crate::server::{self, Role};
+use crate::server::{Role, routes};
 
 struct Server {
     address: std::net::SocketAddr,
     stop: CancellationToken,
     serving: JoinHandle<()>,
-    _fixture: Fixture,
+    fixture: Fixture,
 }
 
 impl Server {
     async fn start() -> Self {
+        Self::with_at_most(MAX_CONNECTIONS).await
+    }
+
+    /// One that takes so many connections at once.
+    async fn with_at_most(most: usize) -> Self {
         let fixture = Fixture::new(|_| {});
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let stop = CancellationToken::new();
-        let serving = server::serve(fixture.api.clone(), listener, Role::Whole, stop.clone());
-        Self { address, stop, serving: tokio::spawn(serving), _fixture: fixture }
+        let (api, metrics) = (fixture.api.clone(), fixture.api.metrics.clone());
+        let serving =
+            serve(listener, routes::router(api, Role::Whole), metrics, most, stop.clone());
+        Self { address, stop, serving: tokio::spawn(serving), fixture }
     }
 
     /// A connection that has sent these bytes.
@@ -30,6 +37,18 @@ impl Server {
         let mut stream = TcpStream::connect(self.address).await.expect("connects");
         stream.write_all(bytes).await.expect("is sent");
         stream
+    }
+
+    /// Whether the exposition has this line.
+    fn exports(&self, line: &str) -> bool {
+        let text = self.fixture.api.metrics.snapshot().to_text();
+        text.lines().any(|exported| exported == line)
+    }
+
+    /// Ends it in order; every connection is done with then.
+    async fn end(&mut self) {
+        self.stop.cancel();
+        (&mut self.serving).await.expect("serving has ended");
     }
 }
 
@@ -56,12 +75,67 @@ fn the_refusal_has_the_length_that_it_says() {
 }
 
 #[tokio::test]
-async fn a_head_too_large_is_refused() {
-    let server = Server::start().await;
+async fn a_head_that_is_too_large_or_malformed_is_refused_and_counted() {
     let filler = "x".repeat(MAX_HEAD_BYTES);
-    let head = format!("GET /-/healthy HTTP/1.1\r\nhost: localhost\r\nx-a: {filler}\r\n\r\n");
-    let mut stream = server.send(head.as_bytes()).await;
-    assert!(until(&mut stream, "\r\n").await.contains(" 431 "));
+    for (status, head) in [
+        (431, format!("GET /-/healthy HTTP/1.1\r\nhost: localhost\r\nx-a: {filler}\r\n\r\n")),
+        (400, "what is this\r\n\r\n".to_owned()),
+        (400, "GET /-/healthy HTTP/1.1\r\nhost localhost\r\n\r\n".to_owned()),
+    ] {
+        let mut server = Server::start().await;
+        let mut stream = server.send(head.as_bytes()).await;
+        let line = until(&mut stream, "\r\n").await;
+        assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{line}");
+        server.end().await;
+        let counted = r#"tallyd_rejected_total{reason="invalid_request"} 1"#;
+        assert!(server.exports(counted), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_refused_until_another_ends() {
+    let server = Server::with_at_most(2).await;
+    let get = b"GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut open = [server.send(get).await, server.send(get).await];
+    for stream in &mut open {
+        until(stream, "healthy\n").await;
+    }
+    let refused = rest(&mut server.send(b"").await).await;
+    assert_eq!(refused, REFUSAL);
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("too_many_connections"));
+    assert!(server.exports(r#"tallyd_rejected_total{reason="too_many_connections"} 1"#));
+    assert!(server.exports("tallyd_http_connections 2"));
+
+    let [first, _second] = open;
+    drop(first);
+    let gone = async {
+        while !server.exports("tallyd_http_connections 1") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("its end is noticed");
+    until(&mut server.send(get).await, "healthy\n").await;
+}
+
+#[tokio::test]
+async fn who_asks_before_sending_need_not_send_what_is_refused() {
+    let mut server = Server::start().await;
+    let head = |length: usize| {
+        format!(
+            "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {length}\r\nexpect: 100-continue\r\n\r\n"
+        )
+    };
+    let mut refused = server.send(head((1 << 20) + 1).as_bytes()).await;
+    let answer = until(&mut refused, "}}").await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("job_too_large"), "{answer}");
+
+    let body = r#"{"kind":"k"}"#;
+    let mut taken = server.send(head(body.len()).as_bytes()).await;
+    assert_eq!(until(&mut taken, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
+    taken.write_all(body.as_bytes()).await.expect("is sent");
+    assert!(until(&mut taken, "}").await.starts_with("HTTP/1.1 201 "));
+    server.end().await;
 }
 
 #[tokio::test]
@@ -95,7 +169,7 @@ async fn a_body_too_large_is_read_away_before_the_answer() {
 
 #[tokio::test]
 async fn a_stop_finishes_the_open_request_and_closes_idle_connections() {
-    let server = Server::start().await;
+    let mut server = Server::start().await;
     let get = b"GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut idle = server.send(get).await;
     until(&mut idle, "healthy\n").await;
@@ -109,6 +183,6 @@ async fn a_stop_finishes_the_open_request_and_closes_idle_connections() {
     open.write_all(b"{}").await.expect("still open");
     let answer = rest(&mut open).await;
     assert!(answer.starts_with("HTTP/1.1 415 "), "{answer}");
-    server.serving.await.expect("serving has ended");
+    server.end().await;
     assert!(TcpStream::connect(server.address).await.is_err());
 }

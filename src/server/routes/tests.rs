@@ -7,6 +7,7 @@ use axum::http::{Request, StatusCode};
 
 use super::*;
 use crate::server::fixture::Fixture;
+use crate::server::openapi;
 
 /// The path of a route with something for its variable part.
 fn example(path: &str) -> String {
@@ -27,6 +28,51 @@ async fn every_route_of_the_table_answers() {
         let code = answer["error"]["code"].as_str().unwrap_or_default();
         assert!(!["route_not_found", "method_not_allowed"].contains(&code), "{}", route.path);
         assert_ne!(status, StatusCode::INTERNAL_SERVER_ERROR, "{}: {answer}", route.path);
+    }
+}
+
+#[tokio::test]
+async fn routes_of_the_api_that_define_no_query_refuse_one() {
+    let server = Fixture::new(|_| {});
+    for route in table() {
+        let path = format!("{}?queue=default", example(route.path));
+        let (status, answer) = server.ask(route.method.as_str(), &path, "").await;
+        let is_refused = answer["error"]["code"] == "invalid_query";
+        let must_be = route.path.starts_with("/v1/") && route.query.is_none();
+        assert_eq!(is_refused, must_be, "{} {path}: {answer}", route.method);
+        assert_eq!(is_refused, status == StatusCode::BAD_REQUEST && must_be);
+        let (_, answer) =
+            server.ask(route.method.as_str(), path.trim_end_matches("queue=default"), "").await;
+        assert_ne!(answer["error"]["code"], "invalid_query", "an empty one asks for nothing");
+    }
+}
+
+#[tokio::test]
+async fn with_the_store_closed_every_route_answers_with_a_status_that_it_describes() {
+    let server = Fixture::new(|_| {});
+    server.api.store.close().await.expect("it closes");
+    let described: serde_json::Value =
+        serde_json::from_str(&openapi::describe(&table())).expect("JSON");
+    for route in table() {
+        let body = match route.name {
+            "createJob" => r#"{"kind":"k"}"#,
+            "createJobs" => r#"[{"kind":"k"}]"#,
+            "leaseJobs" => r#"{"queues":["default"]}"#,
+            "finishJobs" => "[]",
+            "renewLeases" => r#"{"leases":[]}"#,
+            _ => "",
+        };
+        let method = route.method.as_str();
+        let (status, answer) = server.ask(method, &example(route.path), body).await;
+        let responses = &described["paths"][route.path][method.to_lowercase()]["responses"];
+        let response = &responses[status.as_str()];
+        assert!(response.is_object(), "{method} {} answers {status}: {answer}", route.path);
+        if let Some(code) = answer["error"]["code"].as_str() {
+            let names = response["description"].as_str().expect("a text");
+            assert!(names.split(", ").any(|name| name == code), "{} {code}: {names}", route.path);
+        }
+        let asks_store = !route.store.is_empty();
+        assert_eq!(answer["error"]["code"] == "store_stopped", asks_store, "{}", route.path);
     }
 }
 

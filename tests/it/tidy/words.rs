@@ -14,6 +14,13 @@ const BANNED: &[(&[&str], &str)] = &[
     (&["helper", "helpers"], "what it does"),
 ];
 
+/// Words of others that stand in their places only, with the one to use elsewhere.
+const PLACED: &[(&[&str], &[&str], &str)] = &[(
+    &["status", "statuses"],
+    &["src/server.rs", "src/server/", "src/worker/exec.rs", "src/worker/exec/"],
+    "state or outcome (a status is HTTP's, or that of a process)",
+)];
+
 /// Names of others, which cannot be changed.
 const FOREIGN: &[&str] = &[
     "task::",
@@ -26,6 +33,7 @@ const FOREIGN: &[&str] = &[
     "hyper-util",
     "http_body_util",
     "futures_util",
+    "status code",
 ];
 
 /// Marks of work left undone.
@@ -35,14 +43,23 @@ fn banned_words(file: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (index, line) in file.text.lines().enumerate().filter(|_| file.is_program()) {
         for part in parts(&without_foreign(line)) {
-            let banned = BANNED.iter().find(|(words, _)| words.contains(&part.as_str()));
-            if let Some((_, instead)) = banned {
+            if let Some(instead) = word_instead(&file.path, &part) {
                 let complaint = format!("`{part}` is not a word of this project; use {instead}");
                 findings.push(Finding::new(&file.path, index + 1, complaint));
             }
         }
     }
     findings
+}
+
+/// The word to use in the place of this one, if it must not stand in this file.
+fn word_instead(path: &str, part: &str) -> Option<&'static str> {
+    let banned = BANNED.iter().find(|(words, _)| words.contains(&part));
+    let is_out_of_place = |words: &[&str], places: &[&str]| {
+        words.contains(&part) && !places.iter().any(|place| path.starts_with(place))
+    };
+    let mut placed = PLACED.iter().filter(|(words, places, _)| is_out_of_place(words, places));
+    banned.map(|(_, instead)| *instead).or(placed.next().map(|(.., instead)| *instead))
 }
 
 fn without_foreign(line: &str) -> String {
@@ -100,6 +117,10 @@ fn banned_words_are_found() {
     ] {
         assert_eq!(lines_found(banned_words, "src/x.rs", bad), [1], "{bad}");
         assert_eq!(lines_found(banned_words, "tests/it/x.rs", bad), [0_usize; 0], "{bad}");
+    }
+    for (place, found) in [("src/job.rs", vec![1]), ("src/server/jobs.rs", vec![])] {
+        let text = "fn f(job_status: u8) {}\n// its status code\n";
+        assert_eq!(lines_found(banned_words, place, text), found, "{place}");
     }
     let good = "use tokio::task::JoinHandle;\nuse tokio_util::task::TaskTracker;\n\
                 // back, acknowledged, backoff, utilisation; a tokio task\nfn callback() {}\n";
