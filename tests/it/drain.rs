@@ -1,6 +1,6 @@
 //! Ends and starts: what a drain finishes, releases and refuses, and what a start makes of a crash.
 
-use reqwest::{Client, StatusCode};
+use reqwest::StatusCode;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -66,7 +66,7 @@ async fn a_drain_lets_attempts_end_and_accepts_all_but_leases() {
     let daemon = &working.daemon;
     let (first, second) = (lease(daemon, "10m").await, lease(daemon, "10m").await);
     let poll = json!({"queues": ["outside"], "wait": "60s"});
-    let waiting = Client::new().post(daemon.url("/v1/leases")).json(&poll).send();
+    let waiting = crate::fixture::client().post(daemon.url("/v1/leases")).json(&poll).send();
     let waiting = tokio::spawn(waiting);
     while daemon.scrape().await.value("tallyd_http_connections") < 2.0 {}
 
