@@ -43,6 +43,14 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// Reads a date as HTTP writes it, in any of its three forms (RFC 9110, section 5.6.7).
+    pub fn parse_http_date(text: &str) -> Option<Self> {
+        let date = httpdate::parse_http_date(text).ok()?;
+        Some(Self(0).after(date.duration_since(UNIX_EPOCH).unwrap_or_default()))
+    }
+}
+
 /// Whether a text has the shape of `date-time` in RFC 3339; the numbers may be out of range.
 fn is_rfc_3339(text: &[u8]) -> bool {
     let has_shape = |text: &[u8], shape: &[u8]| {

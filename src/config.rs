@@ -6,12 +6,14 @@ mod document;
 pub mod duration;
 mod effective;
 mod file;
+mod http;
 pub mod limits;
 mod load;
 pub mod name;
 mod overrides;
 pub mod size;
 
+pub use http::{HttpConfig, Secret};
 pub use load::{ConfigError, Mistake};
 pub use overrides::Overrides;
 
@@ -110,6 +112,8 @@ pub enum Runner {
     Lease,
     /// The daemon, by a local command.
     Exec(ExecConfig),
+    /// The daemon, by posting them to a URL.
+    Http(HttpConfig),
 }
 
 /// A local command; never a shell line.

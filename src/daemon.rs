@@ -23,8 +23,8 @@ use crate::metrics::Metrics;
 use crate::server::{self, Api, Role};
 use crate::store::{OpenError, Store, StoreError};
 use crate::sweeper::Sweeper;
-use crate::worker::Workers;
 use crate::worker::exec::{GRACE, end_leftovers};
+use crate::worker::{StartError, Workers};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 1_024;
@@ -58,6 +58,9 @@ pub enum DaemonError {
         /// Why.
         source: io::Error,
     },
+    /// A queue's jobs cannot be run.
+    #[error(transparent)]
+    Workers(#[from] StartError),
     /// Nothing can be stored any more.
     #[error("the store has failed: {0}")]
     StoreFailed(String),
@@ -129,9 +132,7 @@ impl Daemon {
             for_metrics.map(|(socket, address)| listen(socket, address)).transpose()?;
         let signals = Signals::new();
         let (claiming, interrupt) = (&signals.claiming, &signals.interrupt);
-        let doing = "start the worker pool";
-        let workers = Workers::start(&store, &config, &metrics, claiming, interrupt)
-            .map_err(|source| DaemonError::Start { doing, source })?;
+        let workers = Workers::start(&store, &config, &metrics, claiming, interrupt, &clock)?;
         let sweeper = Sweeper::new(store.clone(), metrics.clone(), clock);
         let sweeper = tokio::spawn(sweeper.run(signals.sweeping.clone()));
         let api = Api::new(store.clone(), metrics, config.clone(), claiming.clone());

@@ -3,13 +3,15 @@
 //! ```text
 //! one loop a queue: free slots ──> claim as many ──> an attempt each ──> finish, slot free
 //!                                                        ├── renews its lease at each third
-//!                                                        └── ends its command when interrupted:
+//!                                                        └── ends its work when interrupted:
 //!                                                            cancel, lease lost, drain
 //! ```
 
 pub mod exec;
 
 mod attempt;
+mod ended;
+mod http;
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +24,10 @@ use tracing::warn;
 
 use self::attempt::{Attempt, Next};
 use self::exec::Spawner;
-use crate::config::{Config, ExecConfig, Runner};
+pub use self::http::PushError;
+use self::http::Pusher;
+use crate::clock::Clock;
+use crate::config::{self, Config, ExecConfig, QueueConfig};
 use crate::metrics::Metrics;
 use crate::store::{Claim, LeasedJob, Store, StoreError};
 
@@ -66,7 +71,8 @@ impl Workers {
         metrics: &Arc<Metrics>,
         claiming: &CancellationToken,
         interrupt: &CancellationToken,
-    ) -> io::Result<Self> {
+        clock: &Clock,
+    ) -> Result<Self, StartError> {
         let workers = Self {
             loops: TaskTracker::new(),
             attempts: TaskTracker::new(),
@@ -80,22 +86,20 @@ impl Workers {
             late_renewals: watch::channel(0).0,
         });
         for (name, queue) in &config.queues {
-            let Runner::Exec(exec) = &queue.runner else { continue };
+            let Some(runner) = Runner::of(queue, clock)? else { continue };
             let queue = Queue {
                 name: name.as_str().into(),
-                exec: exec.clone(),
-                // Each has its own: a program on a dead file server must not hold up the others.
-                spawner: Spawner::start(tokio::runtime::Handle::current())?,
+                runner,
                 slots: Arc::new(Semaphore::new(queue.concurrency as usize)),
                 shared: shared.clone(),
                 attempts: workers.attempts.clone(),
             };
             let ends = workers.died.clone().drop_guard();
             workers.loops.spawn(async move {
-                let spawner_died = queue.spawner.died();
+                let runner_died = queue.runner.died();
                 tokio::select! {
                     () = Arc::new(queue).run() => drop(ends.disarm()),
-                    () = spawner_died.cancelled() => {}
+                    () = runner_died.cancelled() => {}
                 }
             });
         }
@@ -107,7 +111,7 @@ impl Workers {
     /// Resolves when a part that must not end has ended, with its name.
     pub async fn died(&self) -> &'static str {
         self.died.cancelled().await;
-        "worker loop of a queue, or its spawner,"
+        "worker loop of a queue"
     }
 
     /// How many attempts run now.
@@ -122,11 +126,52 @@ impl Workers {
     }
 }
 
+/// What runs the attempts of a queue.
+enum Runner {
+    /// Each queue has a spawner of its own: a program on a dead file server must not hold up others.
+    Exec(ExecConfig, Spawner),
+    Http(Pusher),
+}
+
+/// Why a queue's runner could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no thread for its commands.
+    #[error("cannot start a thread for commands")]
+    Spawner(#[from] io::Error),
+    /// Its pushes cannot be prepared.
+    #[error(transparent)]
+    Push(#[from] PushError),
+}
+
+impl Runner {
+    /// The runner of a queue, if the daemon has to run its jobs.
+    fn of(queue: &QueueConfig, clock: &Clock) -> Result<Option<Self>, StartError> {
+        Ok(match &queue.runner {
+            config::Runner::Lease => None,
+            config::Runner::Exec(exec) => {
+                let spawner = Spawner::start(tokio::runtime::Handle::current())?;
+                Some(Self::Exec(exec.clone(), spawner))
+            }
+            config::Runner::Http(http) => {
+                Some(Self::Http(Pusher::new(http, queue.concurrency, clock.clone())?))
+            }
+        })
+    }
+
+    /// What is cancelled if it ends although it must not.
+    fn died(&self) -> CancellationToken {
+        match self {
+            Self::Exec(_, spawner) => spawner.died(),
+            Self::Http(_) => CancellationToken::new(),
+        }
+    }
+}
+
 /// One queue with a runner.
 struct Queue {
     name: Arc<str>,
-    exec: ExecConfig,
-    spawner: Spawner,
+    runner: Runner,
     slots: Arc<Semaphore>,
     shared: Arc<Shared>,
     attempts: TaskTracker,
@@ -180,7 +225,7 @@ impl Queue {
         self.attempts.spawn(async move {
             let busy = Busy::new(&queue);
             let attempt = Attempt::new(&queue.shared, leased);
-            if attempt.run(&queue.exec, &queue.spawner).await == Next::Pause {
+            if attempt.run(&queue.runner).await == Next::Pause {
                 // The machine lacks something: the next job would fare no better.
                 let pause = tokio::time::sleep(PAUSE_AFTER_ERROR);
                 queue.shared.claiming.run_until_cancelled(pause).await;

@@ -112,6 +112,20 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The same for a string that may hold a secret: messages do not show it.
+    pub(super) fn read_hidden<T>(
+        &mut self,
+        key: &'static str,
+        target: &mut T,
+        rule: impl FnOnce(Option<&str>) -> Result<T, String>,
+    ) {
+        let Some(value) = self.value(key) else { return };
+        match rule(value.get_ref().as_str()) {
+            Ok(read) => *target = read,
+            Err(right) => self.object(key, &right),
+        }
+    }
+
     /// Puts the list `key` into `target` if the table has it and `rule` finds all elements right.
     ///
     /// Says whether it did.

@@ -38,6 +38,16 @@ struct QueueKeys<'a> {
     #[serde(flatten)]
     policy: PolicyKeys,
     exec: Option<ExecKeys<'a>>,
+    http: Option<HttpKeys<'a>>,
+}
+
+#[derive(Serialize)]
+struct HttpKeys<'a> {
+    url: &'a str,
+    secret: Option<&'static str>,
+    connect_timeout: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<&'a str, &'static str>,
 }
 
 #[derive(Serialize)]
@@ -78,7 +88,7 @@ enum CountOrNone {
 }
 
 impl Config {
-    /// These settings as TOML. The values of `exec.env` are hidden; the rest reads back as it is.
+    /// These settings as TOML. The values of `exec.env` and `http.headers`, and `http.secret`, are hidden; the rest reads back as it is.
     ///
     /// # Errors
     ///
@@ -106,16 +116,28 @@ impl Config {
 }
 
 fn queue_keys(queue: &QueueConfig) -> QueueKeys<'_> {
-    let exec = match &queue.runner {
-        Runner::Lease => None,
-        Runner::Exec(exec) => Some(ExecKeys {
-            command: &exec.command,
-            dir: exec.dir.as_deref(),
-            env: exec.env.keys().map(|name| (name.as_str(), HIDDEN)).collect(),
-        }),
-    };
     let policy = policy_keys(&queue.policy);
-    QueueKeys { concurrency: queue.concurrency, kinds: &queue.kinds, policy, exec }
+    let (concurrency, kinds) = (queue.concurrency, &queue.kinds[..]);
+    let mut keys = QueueKeys { concurrency, kinds, policy, exec: None, http: None };
+    match &queue.runner {
+        Runner::Lease => {}
+        Runner::Exec(exec) => {
+            keys.exec = Some(ExecKeys {
+                command: &exec.command,
+                dir: exec.dir.as_deref(),
+                env: exec.env.keys().map(|name| (name.as_str(), HIDDEN)).collect(),
+            });
+        }
+        Runner::Http(http) => {
+            keys.http = Some(HttpKeys {
+                url: &http.url,
+                secret: http.secret.as_ref().map(|_| HIDDEN),
+                connect_timeout: duration::format(http.connect_timeout),
+                headers: http.headers.keys().map(|name| (name.as_str(), HIDDEN)).collect(),
+            });
+        }
+    }
+    keys
 }
 
 fn policy_keys(policy: &Policy) -> PolicyKeys {

@@ -4,11 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Document, Section, integer, number};
 use super::limits::{self, argument, count, count_or_none, directory, duration, queue_or_kind};
-use super::{BackoffPolicy, Config, ExecConfig, LogConfig, Policy, QueueConfig, Runner};
-
-/// What is wrong with a queue's `http` for now.
-const NO_HTTP: &str = "is not supported by this version, which runs exec and lease queues only; \
-     use exec, or leave it out and let outside workers lease the jobs";
+use super::{
+    BackoffPolicy, Config, ExecConfig, HttpConfig, LogConfig, Policy, QueueConfig, Runner, http,
+};
 
 /// What is wrong with `exec.limits` for now.
 const NO_LIMITS: &str = "is not supported by this version; leave it out";
@@ -128,10 +126,15 @@ fn read_queue(section: &mut Section<'_>, defaults: &Policy) -> QueueConfig {
         queue.runner = Runner::Exec(read_exec(&mut exec));
         exec.close();
     }
-    if section.has("exec") {
-        section.reject("http", "stands beside exec; a queue has one runner, so keep one of them");
-    } else {
-        section.reject("http", NO_HTTP);
+    if let Some(mut pushed) = section.table("http") {
+        if section.has("exec") {
+            section
+                .object("http", "stands beside exec; a queue has one runner, so keep one of them");
+        } else if !pushed.has("url") {
+            section.object("http", "needs a url, such as \"http://127.0.0.1:3000/jobs\"");
+        }
+        queue.runner = Runner::Http(read_http(&mut pushed));
+        pushed.close();
     }
     queue
 }
@@ -153,6 +156,29 @@ fn read_exec(section: &mut Section<'_>) -> ExecConfig {
     section.read("dir", &mut exec.dir, |value| directory(value.as_str()).map(Some));
     section.reject("limits", NO_LIMITS);
     exec
+}
+
+fn read_http(section: &mut Section<'_>) -> HttpConfig {
+    let mut pushed = HttpConfig {
+        url: String::new(),
+        secret: None,
+        headers: BTreeMap::new(),
+        connect_timeout: limits::CONNECT_TIMEOUT_DEFAULT,
+    };
+    section.read_hidden("url", &mut pushed.url, http::url);
+    section.read_hidden("secret", &mut pushed.secret, |text| http::secret(text).map(Some));
+    if let Some(headers) = section.table("headers") {
+        for (name, value) in headers.secrets() {
+            if let Err(right) = http::header(name, value) {
+                headers.object(name, &right);
+            }
+            pushed.headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        }
+    }
+    section.read("connect_timeout", &mut pushed.connect_timeout, |value| {
+        duration(value.as_str(), &limits::CONNECT_TIMEOUT)
+    });
+    pushed
 }
 
 fn read_env(section: &Section<'_>) -> BTreeMap<String, String> {

@@ -149,6 +149,13 @@ pub fn queue_or_kind(text: Option<&str>) -> Result<String, String> {
         .ok_or_else(|| format!("must be {NAME_RULE}"))
 }
 
+/// How long to wait for a connection to a receiver.
+pub const CONNECT_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(60);
+
+/// What applies if a queue does not say it.
+pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
 /// A host name, put into lower case and without the dot at its end.
 pub fn host(text: Option<&str>) -> Result<String, String> {
     let is_host = |text: &&str| {

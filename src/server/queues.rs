@@ -30,7 +30,7 @@ const DEFAULT_BULK: i64 = 1_000;
 #[schemars(rename = "Queue")]
 pub(super) struct QueueView<'a> {
     name: &'a str,
-    /// Who runs its jobs: lease (outside workers) or exec (the daemon, by a command).
+    /// Who runs its jobs: lease (outside workers), or the daemon, by exec (a command) or http (a push).
     runner: &'static str,
     /// Whether nothing is claimed from it.
     paused: bool,
@@ -53,6 +53,7 @@ impl<'a> QueueView<'a> {
             runner: match config.runner(&queue.name) {
                 Runner::Lease => "lease",
                 Runner::Exec(_) => "exec",
+                Runner::Http(_) => "http",
             },
             paused: queue.paused,
             jobs,

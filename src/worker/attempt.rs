@@ -1,4 +1,4 @@
-//! One attempt: runs the command, keeps its lease, and reports how it ended.
+//! One attempt: has it run, keeps its lease, and reports how it ended.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::Shared;
-use super::exec::{self, Ended, Invocation, Spawner};
+use super::ended::Ended;
+use super::exec::{self, Invocation};
+use super::{Runner, Shared};
 use crate::config::ExecConfig;
 use crate::job::Outcome;
 use crate::store::{Finish, LeaseAnswer, LeasedJob, Renewal, StoreError};
@@ -36,7 +37,7 @@ pub(super) enum Next {
     Pause,
 }
 
-/// Why a command was told to end.
+/// Why the work was told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Interruption {
     /// The attempt was ended by somebody else: cancelled, or its lease is lost.
@@ -52,11 +53,19 @@ impl Attempt {
         Self { shared: shared.clone(), leased }
     }
 
-    /// Runs the command to its end and reports it.
-    pub(super) async fn run(self, exec: &ExecConfig, spawner: &Spawner) -> Next {
+    /// Has it run to its end and reports it.
+    pub(super) async fn run(self, runner: &Runner) -> Next {
         let job = &self.leased.job;
         let interrupt = CancellationToken::new();
-        let work = exec::run(spawner, self.invocation(exec), interrupt.clone());
+        let work = async {
+            let interrupt = interrupt.clone();
+            match runner {
+                Runner::Exec(config, spawner) => {
+                    exec::run(spawner, self.invocation(config), interrupt).await.into()
+                }
+                Runner::Http(pusher) => pusher.run(job, interrupt).await,
+            }
+        };
         let (ended, interruption) = self.supervise(work, &interrupt).await;
         let next = if matches!(ended, Ended::Short { .. }) { Next::Pause } else { Next::GoOn };
         if let Some((outcome, result, error)) = report(ended, interruption) {
@@ -192,7 +201,7 @@ impl Attempt {
         let job = &self.leased.job;
         let duration_ms = (self.leased.claimed.seconds() * 1e3) as u64;
         let outcome = outcome.result().name();
-        // What the command wrote may be payload, which does not belong into logs.
+        // What a command wrote or a receiver answered may be payload, which does not belong into logs.
         match error.map(exec::what_happened) {
             Some(error) => {
                 warn!(event = "attempt_failed", job_id = %job.id, queue = job.queue, kind = job.kind, attempt = job.attempt, duration_ms, outcome, error);
@@ -217,31 +226,21 @@ fn report(
     ended: Ended,
     interruption: Option<Interruption>,
 ) -> Option<(Outcome, Option<Bytes>, Option<String>)> {
-    match ended {
-        Ended::Completed { result } => Some((Outcome::Completed, result.map(json_string), None)),
-        Ended::Failed { permanent, error } => {
-            Some((Outcome::Failed { permanent, retry_in: Duration::ZERO }, None, Some(error)))
-        }
-        Ended::TimedOut { error } => Some((Outcome::TimedOut, None, Some(error))),
-        Ended::Short { error } => {
+    match (ended, interruption) {
+        (Ended::Reported { outcome, result, error }, _) => Some((outcome, result, error)),
+        (Ended::Short { error }, _) => {
             Some((Outcome::Released { retry_in: PAUSE_AFTER_SHORTAGE }, None, Some(error)))
         }
-        Ended::Interrupted => match interruption {
-            Some(Interruption::Drain) => {
-                Some((Outcome::Released { retry_in: Duration::ZERO }, None, None))
-            }
-            // A renewal that was on its way may have made the lease last: nobody works on it now.
-            Some(Interruption::Unrenewed) => {
-                let error = "the lease ended without being renewed".to_owned();
-                Some((Outcome::LeaseExpired, None, Some(error)))
-            }
-            _ => None,
-        },
+        (Ended::Interrupted, Some(Interruption::Drain)) => {
+            Some((Outcome::Released { retry_in: Duration::ZERO }, None, None))
+        }
+        // A renewal that was on its way may have made the lease last: nobody works on it now.
+        (Ended::Interrupted, Some(Interruption::Unrenewed)) => {
+            let error = "the lease ended without being renewed".to_owned();
+            Some((Outcome::LeaseExpired, None, Some(error)))
+        }
+        (Ended::Interrupted, _) => None,
     }
-}
-
-fn json_string(text: String) -> Bytes {
-    serde_json::Value::String(text).to_string().into()
 }
 
 /// Stands for a renewal that is late.

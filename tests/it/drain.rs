@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-use reqwest::{Client, StatusCode};
+use reqwest::StatusCode;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -71,7 +71,7 @@ async fn a_drain_lets_attempts_end_and_accepts_all_but_leases() {
     let daemon = &working.daemon;
     let (first, second) = (lease(daemon, "10m").await, lease(daemon, "10m").await);
     let poll = json!({"queues": ["outside"], "wait": "60s"});
-    let waiting = Client::new().post(daemon.url("/v1/leases")).json(&poll).send();
+    let waiting = crate::fixture::client().post(daemon.url("/v1/leases")).json(&poll).send();
     let waiting = tokio::spawn(waiting);
     while daemon.scrape().await.value("tallyd_http_connections") < 2.0 {}
 
@@ -127,7 +127,11 @@ async fn metrics_on_a_listener_of_their_own_are_answered_until_the_end_of_a_drai
         Working::start("drain_timeout = \"5m\"\nmetrics_listen = \"127.0.0.1:0\"").await;
     let address = metrics_address(&mut working.daemon);
     let scrape = async || {
-        let answer = reqwest::get(format!("http://{address}/metrics")).await.expect("it answers");
+        let answer = crate::fixture::client()
+            .get(format!("http://{address}/metrics"))
+            .send()
+            .await
+            .expect("it answers");
         assert_eq!(answer.status(), StatusCode::OK);
         Scrape::parse(&answer.text().await.expect("the answer is whole"))
     };

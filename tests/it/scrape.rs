@@ -53,14 +53,14 @@ async fn round(client: &Client, url: &str, number: u32) {
 
 /// Rounds until `stop`.
 async fn load(url: String, next: Arc<AtomicU32>, stop: CancellationToken) {
-    let client = Client::new();
+    let client = crate::fixture::client();
     while !stop.is_cancelled() {
         round(&client, &url, next.fetch_add(1, Ordering::Relaxed)).await;
     }
 }
 
 async fn scrape_often(url: String, times: u32) -> Scrapes {
-    let client = Client::new();
+    let client = crate::fixture::client();
     let mut scrapes = Scrapes::default();
     for _ in 0..times {
         let response = client.get(format!("{url}/metrics")).send().await.unwrap();

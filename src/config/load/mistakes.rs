@@ -155,7 +155,7 @@ fn an_unknown_key_is_refused_with_the_valid_ones() {
             "[queues.emails]\nkinds = []\nconcurency = 5",
             "tallyd.toml:3: unknown key queues.emails.concurency; valid here are concurrency, \
              kinds, max_attempts, timeout, lease, backoff, keep_completed, max_completed, \
-             keep_dead, max_dead, max_depth, exec",
+             keep_dead, max_dead, max_depth, exec, http",
         ),
         (
             "[defaults]\nconcurrency = 5",
@@ -194,11 +194,6 @@ fn a_wrong_queue_is_refused() {
             "tallyd.toml:2: queues.a.kinds must name each kind once, got \"x\" twice",
         ),
         (
-            "[queues.a]\nhttp = { url = \"http://127.0.0.1:3000\" }",
-            "tallyd.toml:2: queues.a.http is not supported by this version, which runs exec and \
-             lease queues only; use exec, or leave it out and let outside workers lease the jobs",
-        ),
-        (
             "[queues.a]\nexec = { command = [\"x\"] }\nhttp = { url = \"http://127.0.0.1\" }",
             "tallyd.toml:3: queues.a.http stands beside exec; a queue has one runner, so keep one \
              of them",
@@ -208,6 +203,59 @@ fn a_wrong_queue_is_refused() {
             "tallyd.toml:2: queues.a.exec needs a command, such as [\"/usr/bin/wc\", \"-c\"]",
         ),
     ]);
+}
+
+#[test]
+fn a_wrong_receiver_is_refused_and_no_secret_is_shown() {
+    const URL: &str = "must be a URL such as http://127.0.0.1:3000/jobs";
+    let in_http = |keys: &str| format!("[queues.a]\nhttp = {{ {keys} }}");
+    let with_url = |keys: &str| in_http(&format!("url = \"http://localhost/\", {keys}"));
+    let cases = [
+        (in_http(""), "http needs a url, such as \"http://127.0.0.1:3000/jobs\"".to_owned()),
+        (in_http("url = \"ftp://a/\""), format!("http.url {URL}")),
+        (in_http("url = \"/jobs\""), format!("http.url {URL}")),
+        (in_http("url = 7"), format!("http.url {URL}")),
+        (
+            in_http("url = \"https://ada:hunter2@localhost/\""),
+            "http.url must not have a user or password; use headers for them".to_owned(),
+        ),
+        (
+            with_url("secret = \"hunter2\""),
+            "http.secret must be whsec_ and 24 to 64 bytes in base64, as Standard Webhooks has it"
+                .to_owned(),
+        ),
+        (
+            with_url("secret = \"whsec_aHVudGVyMg==\""),
+            "http.secret must be whsec_ and 24 to 64 bytes in base64, as Standard Webhooks has it"
+                .to_owned(),
+        ),
+        (
+            with_url("headers = { \"a b\" = \"hunter2\" }"),
+            "http.headers.\"a b\" is no name for a header, such as authorization".to_owned(),
+        ),
+        (
+            with_url("headers = { Content-Type = \"hunter2\" }"),
+            "http.headers.Content-Type is a header that tallyd sets by itself".to_owned(),
+        ),
+        (
+            with_url("headers = { Tallyd-Queue = \"hunter2\" }"),
+            "http.headers.Tallyd-Queue is a header that tallyd sets by itself".to_owned(),
+        ),
+        (
+            with_url("headers = { a = \"hunter2\\n\" }"),
+            "http.headers.a must have a value of printable ASCII without spaces around it"
+                .to_owned(),
+        ),
+        (
+            with_url("connect_timeout = \"0s\""),
+            "http.connect_timeout must be 100ms to 1m, got \"0s\"".to_owned(),
+        ),
+    ];
+    for (text, wrong) in cases {
+        let wrong = format!("tallyd.toml:2: queues.a.{wrong}");
+        assert!(!wrong.contains("hunter2"));
+        assert_mistakes(&[(&text, &wrong)]);
+    }
 }
 
 #[test]

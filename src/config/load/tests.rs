@@ -196,3 +196,24 @@ fn values_of_variables_are_not_written() {
     assert!(written.contains("TOKEN = \"***\""), "{written}");
     assert!(load(&written).is_ok(), "{written}");
 }
+
+#[test]
+fn a_receiver_is_read_and_its_secrets_are_hidden() {
+    let key = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let text = format!(
+        "[queues.a.http]\nurl = 'https://localhost/jobs'\nsecret = 'whsec_{key}'\n\
+         headers = {{ Authorization = 'Bearer hunter2' }}\nconnect_timeout = '2s'"
+    );
+    let config = load(&text).expect("it is right");
+    let Runner::Http(http) = config.runner("a") else { panic!("it is pushed") };
+    assert_eq!(
+        (&*http.url, http.connect_timeout),
+        ("https://localhost/jobs", Duration::from_secs(2))
+    );
+    assert_eq!(http.secret.as_ref().map(|secret| secret.bytes().len()), Some(24));
+    assert_eq!(http.headers["authorization"], "Bearer hunter2");
+    for shown in [config.to_toml().expect("it has a form"), format!("{:?}", http.secret)] {
+        assert!(!shown.contains(key) && !shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("***"), "{shown}");
+    }
+}

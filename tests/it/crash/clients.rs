@@ -88,7 +88,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(journal: &Arc<Journal>, url: &str, seed: u64) -> Self {
-        let (http, random) = (reqwest::Client::new(), StdRng::seed_from_u64(seed));
+        let (http, random) = (crate::fixture::client(), StdRng::seed_from_u64(seed));
         Self { journal: journal.clone(), http, url: url.to_owned(), random }
     }
 

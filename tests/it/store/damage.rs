@@ -220,7 +220,11 @@ async fn a_failed_store_is_neither_healthy_nor_ready() {
     let address = listener.local_addr().expect("bound");
     let serving = tokio::spawn(server::serve(api, listener, Role::Whole, stop.clone()));
     let probe = async |path: &str| {
-        let answer = reqwest::get(format!("http://{address}/-/{path}")).await.expect("answered");
+        let answer = crate::fixture::client()
+            .get(format!("http://{address}/-/{path}"))
+            .send()
+            .await
+            .expect("answered");
         (answer.status().as_u16(), answer.text().await.expect("a text"))
     };
     assert_eq!(probe("healthy").await, (200, "healthy\n".to_owned()));
