@@ -7,7 +7,8 @@
 #
 # Needs rust with rustfmt and clippy; the rest is installed on Debian: packages with apt-get (as
 # root, or with sudo), Prometheus and the Python packages into target/, where nothing starts a
-# service and nothing is changed for the machine. Two runs may go on at the same time.
+# service and nothing is changed for the machine. Two runs may go on at the same time. The machine
+# must allow to mount a tmpfs (as root, or with sudo) and to trace processes; a step checks that.
 #
 # Reads   TALLYD_TEST_SCALE  factor on the counts of the long tests, 1 unless set
 #         CARGO_TARGET_DIR   as cargo does
@@ -16,7 +17,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly python_packages=(openapi-spec-validator==0.9.0 prometheus-client==0.26.0)
+# All that the tests import, and how they call it.
+readonly python_packages=(jsonschema==4.26.0 openapi-spec-validator==0.9.0 prometheus-client==0.26.0)
+readonly python_imports='import jsonschema, openapi_spec_validator, prometheus_client, sys'
 readonly attempts=4 # of whatever asks the network
 
 mkdir -p "${CARGO_TARGET_DIR:=target}"
@@ -76,6 +79,10 @@ check_rust() {
     cargo fmt --version || fail "rustfmt is missing; run: rustup component add rustfmt"
     cargo clippy --version || fail "clippy is missing; run: rustup component add clippy"
     cargo --version
+    if command -v cargo-nextest >/dev/null; then
+        cargo nextest show-config version ||
+            fail "cargo-nextest is too old for .config/nextest.toml; install a newer one, or none"
+    fi
 }
 
 as_root() {
@@ -93,10 +100,17 @@ apt() {
         apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"
 }
 
+# Fetches the package lists, one run on this machine at a time: apt-get waits for no other that
+# does the same. The lock belongs to root, whoever runs this.
+fetch_package_lists() {
+    as_root flock --timeout 600 /run/tallyd-tests-apt.lock \
+        apt-get -q -y -o Acquire::Retries=3 update
+}
+
 # Runs a command that needs the package lists; if it fails, fetches the lists and runs it again.
 with_package_lists() {
     "$@" && return 0
-    retry apt update
+    retry fetch_package_lists
     retry "$@"
 }
 
@@ -153,14 +167,16 @@ install_prometheus() {
 install_python_packages() {
     local venv=$target/venv
     local stamp=$venv/installed
-    if [[ ! -e $stamp || $(<"$stamp") != "${python_packages[*]}" ]]; then
+    # The interpreter may be gone, or another one, after an upgrade of the machine.
+    if [[ ! -e $stamp || $(<"$stamp") != "${python_packages[*]}" ]] ||
+        ! "$venv/bin/python" -I -c "$python_imports" 2>/dev/null; then
         rm -rf "$venv"
         python3 -m venv "$venv"
         retry "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${python_packages[@]}"
         printf '%s\n' "${python_packages[*]}" >"$stamp"
     fi
     export TALLYD_PYTHON=$venv/bin/python
-    "$TALLYD_PYTHON" -c 'import openapi_spec_validator, prometheus_client, sys; print("python", sys.version.split()[0])'
+    "$TALLYD_PYTHON" -I -c "$python_imports; print('python', sys.version.split()[0])"
 }
 
 install_tools() {
@@ -182,6 +198,23 @@ install_tools_alone() {
     exec {lock}>&-
 }
 
+# What the tests do with the machine, tried once, so that it does not fail half an hour later.
+check_machine() {
+    strace -f -qq -o /dev/null -e trace=none true ||
+        fail "strace may not trace processes here; in a container, allow ptrace (--cap-add SYS_PTRACE)"
+    local place root=()
+    ((EUID == 0)) || root=(sudo -n --)
+    place=$(mktemp -d)
+    if ! "${root[@]}" mount -t tmpfs -o size=1m tmpfs "$place"; then
+        rmdir "$place"
+        fail "cannot mount a tmpfs for the tests of a full disk; that needs root, or sudo without a" \
+            "password, and in a container the right to mount (--cap-add SYS_ADMIN)"
+    fi
+    "${root[@]}" umount "$place"
+    rmdir "$place"
+    printf 'can trace and mount\n'
+}
+
 # --- the checks --------------------------------------------------------------------------------
 
 run_tests() {
@@ -201,6 +234,7 @@ main() {
     step "rust" check_rust
     step "tools" install_tools_alone
     [[ ${1:-} != tools ]] || return 0
+    step "machine" check_machine
     step "dependencies" retry cargo fetch --locked
     step "format" cargo fmt --check
     step "clippy" cargo clippy --all-targets --locked -- -D warnings
