@@ -95,8 +95,10 @@ fn keys_below(place: &str, table: &toml::Table) -> Vec<String> {
     let below = |(name, value): (&String, &toml::Value)| {
         let key = format!("{place}.{name}");
         match value {
-            // What is below `env` are names of the operator's own.
-            toml::Value::Table(parts) if name != "env" => keys_below(&key, parts),
+            // What is below these are names of the operator's own.
+            toml::Value::Table(parts) if !["env", "headers"].contains(&&**name) => {
+                keys_below(&key, parts)
+            }
             _ => vec![key],
         }
     };
@@ -106,21 +108,23 @@ fn keys_below(place: &str, table: &toml::Table) -> Vec<String> {
 #[test]
 fn its_table_of_the_configuration_has_every_key() {
     let all = "metrics_listen = \"127.0.0.1:1\"\nbackup_dir = \"b\"\n[queues.q]\n\
-               exec = { command = [\"/bin/true\"], dir = \"/\", env = { A = \"b\" } }\n";
+               exec = { command = [\"/bin/true\"], dir = \"/\", env = { A = \"b\" } }\n\
+               [queues.p.http]\nurl = \"http://a/\"\nheaders = { A = \"b\" }\n\
+               secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n";
     let mut printed = checked(all);
     let mut known = Vec::new();
+    let queues = printed.remove("queues").expect("they are printed");
     for (place, part) in [
         ("defaults", printed.remove("defaults")),
-        ("queue", {
-            let queues = printed.remove("queues");
-            queues.and_then(|queues| queues.get("q").cloned())
-        }),
+        ("queue", queues.get("q").cloned()),
+        ("queue", queues.get("p").cloned()),
     ] {
         known.extend(keys_below(place, part.expect("it is printed").as_table().unwrap()));
     }
     known.extend(keys_below("top", &printed));
     let mut told: Vec<_> = configuration_rows().into_iter().flat_map(|row| row.keys).collect();
     known.sort();
+    known.dedup(); // what both queues have
     told.sort();
     assert_eq!(told, known);
 }

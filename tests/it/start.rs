@@ -41,7 +41,7 @@ fn files(directory: &Path) -> Vec<String> {
 #[test]
 fn a_wrong_configuration_exits_2_with_file_line_and_key_and_touches_no_store() {
     let keys = "concurrency, kinds, max_attempts, timeout, lease, backoff, keep_completed, \
-                max_completed, keep_dead, max_dead, max_depth, exec";
+                max_completed, keep_dead, max_dead, max_depth, exec, http";
     for (text, said) in [
         (
             "# ours\n[queues.emails]\nconcurency = 3\n",

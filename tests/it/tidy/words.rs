@@ -17,7 +17,13 @@ const BANNED: &[(&[&str], &str)] = &[
 /// Words of others that stand in their places only, with the one to use elsewhere.
 const PLACED: &[(&[&str], &[&str], &str)] = &[(
     &["status", "statuses"],
-    &["src/server.rs", "src/server/", "src/worker/exec.rs", "src/worker/exec/"],
+    &[
+        "src/server.rs",
+        "src/server/",
+        "src/worker/exec.rs",
+        "src/worker/exec/",
+        "src/worker/http.rs",
+    ],
     "state or outcome (a status is HTTP's, or that of a process)",
 )];
 
