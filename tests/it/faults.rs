@@ -8,15 +8,12 @@ use reqwest::StatusCode;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::fixture::{Daemon, PATIENCE};
+use crate::fixture::{Daemon, MOST_WAL_BYTES, PATIENCE};
 use crate::oracle::Stored;
 use crate::strace::trace;
 
 /// P6 promises a second; a loaded machine gets five.
 const FAIL_STOP: Duration = Duration::from_secs(5);
-
-/// The limit of the log.
-const MOST_WAL_BYTES: u64 = 64 << 20;
 
 async fn create(daemon: &Daemon, payload: &Value) -> (StatusCode, Value) {
     daemon.post("/v1/jobs", json!({"queue": "q", "kind": "k", "payload": payload})).await
@@ -70,7 +67,8 @@ async fn complete(daemon: &Daemon, lease: &Value) {
 fn check_stored(daemon: &mut Daemon, created: &[String]) {
     assert_eq!(daemon.stop().code(), Some(0));
     let stored = Stored::read(&daemon.path("tallyd.db"));
-    let lost: Vec<_> = created.iter().filter(|id| stored.job(id).is_none()).collect();
+    let jobs = stored.by_id();
+    let lost: Vec<_> = created.iter().filter(|id| !jobs.contains_key(&***id)).collect();
     assert!(lost.is_empty(), "acknowledged, but lost: {lost:?}");
     assert_eq!(stored.wrong_counts(), Vec::<String>::new());
     assert_eq!(stored.integrity, Vec::<String>::new());
@@ -221,7 +219,7 @@ async fn a_reader_that_holds_the_file_stops_creates_only_and_the_log_stays_bound
         assert_eq!(create(&daemon, &payload).await.0, StatusCode::SERVICE_UNAVAILABLE);
     }
     let more = lease(&daemon, 1).await;
-    let written = std::fs::metadata(daemon.path("tallyd.db-wal")).unwrap().len();
+    let written = daemon.wal_bytes();
     assert!(written < MOST_WAL_BYTES, "the log has {written} bytes");
     check_identities(&daemon).await;
 
@@ -231,7 +229,7 @@ async fn a_reader_that_holds_the_file_stops_creates_only_and_the_log_stays_bound
     for _ in 0..80 {
         assert_eq!(create(&daemon, &payload).await.0, StatusCode::CREATED, "the log goes round");
     }
-    let written = std::fs::metadata(daemon.path("tallyd.db-wal")).unwrap().len();
+    let written = daemon.wal_bytes();
     assert!(written < MOST_WAL_BYTES, "the log has {written} bytes");
     drop(reader);
     check_stored(&mut daemon, &created);
