@@ -2,7 +2,6 @@
 //! the counts stay exact.
 
 mod clients;
-mod journal;
 
 use std::fs::File;
 use std::io::Write;
@@ -14,8 +13,8 @@ use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
 use self::clients::Client;
-use self::journal::Journal;
 use crate::fixture::{Daemon, MOST_WAL_BYTES, scaled};
+use crate::journal::Journal;
 use crate::oracle::{Run, Scrapes, Stored, violations};
 
 /// A queue whose commands report the start and the end of each attempt, two for outside workers,

@@ -14,6 +14,7 @@ mod faults;
 mod first_start;
 mod fixture;
 mod http;
+mod journal;
 mod leases;
 mod life;
 mod limits;

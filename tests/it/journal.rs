@@ -1,4 +1,4 @@
-//! What the clients of the crash test remember, whatever happens to the daemon.
+//! What the clients of a test remember, whatever happens to the daemon.
 
 use std::collections::BTreeMap;
 use std::fs::File;
