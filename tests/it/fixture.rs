@@ -109,7 +109,8 @@ impl Daemon {
         let mut kept = kept.expect("the log can be kept");
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                writeln!(kept, "{line}").expect("the log can be kept");
+                // A full disk keeps nothing; a test hears it all the same.
+                drop(writeln!(kept, "{line}"));
                 // Nobody reads it once the daemon has ended.
                 drop(sender.send(line));
             }
