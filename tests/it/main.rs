@@ -24,6 +24,7 @@ mod openapi;
 mod oracle;
 mod processes;
 mod readme;
+mod recovery;
 mod refusals;
 mod running;
 mod scrape;
