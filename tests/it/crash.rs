@@ -3,20 +3,29 @@
 
 mod clients;
 
+use std::fs::File;
+use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
-use self::clients::{Client, Journal};
-use crate::fixture::{Daemon, scaled};
-use crate::oracle::{Scrapes, Stored, violations};
+use self::clients::Client;
+use crate::fixture::{Daemon, MOST_WAL_BYTES, scaled};
+use crate::journal::Journal;
+use crate::oracle::{Run, Scrapes, Stored, violations};
 
-/// A queue whose commands report each attempt, two for outside workers, and quick retries.
+/// A queue whose commands report the start and the end of each attempt, two for outside workers,
+/// and quick retries; more pairs than have a row of their own, and no retention.
 const CONFIG: &str = r#"
+max_pairs = 3
+
 [defaults]
 max_attempts = 4
+keep_completed = "365d"
+max_completed = 1_000_000_000
 timeout = "0s"
 backoff = { initial = "1ms", max = "50ms" }
 
@@ -29,13 +38,18 @@ lease = "1s"
 [queues.work]
 concurrency = 4
 exec = { command = ["/bin/sh", "-c", '''
-    echo "$TALLYD_JOB_ID $TALLYD_ATTEMPT" >> runs
+    echo "started $TALLYD_JOB_ID $TALLYD_ATTEMPT" >> runs
     read -r payload
-    case "$payload" in *fail*) exit 1;; esac''', "work"] }
+    case "$payload" in *fail*) end=failed;; *) end=worked;; esac
+    echo "$end $TALLYD_JOB_ID $TALLYD_ATTEMPT" >> runs
+    test $end = worked''', "work"] }
 "#;
 
 /// How many answers the clients get before the kill, at least and at most.
 const ANSWERS: std::ops::Range<u32> = 100..800;
+
+/// How many cycles there are to one that lasts until a lease has run out.
+const LONG_CYCLE: u32 = 4;
 
 /// The seed of a run: a new one, unless a failed run is to be repeated.
 fn seed() -> u64 {
@@ -51,23 +65,21 @@ fn start_clients(journal: &Arc<Journal>, url: &str, random: &mut StdRng) -> Join
     let mut client = || Client::new(journal, url, random.random());
     for _ in 0..3 {
         clients.spawn(client().create());
-        clients.spawn(client().work("outside", "10m"));
+        clients.spawn(client().work("outside", "10m", None));
     }
-    clients.spawn(client().work("brief", "1s"));
+    clients.spawn(client().work("brief", "1s", Some(Duration::from_secs(1))));
     clients.spawn(client().cancel());
     clients.spawn(client().tidy_up());
     clients.spawn(client().scrape());
     clients
 }
 
-/// The attempts that commands have reported.
-fn runs(daemon: &Daemon) -> Vec<(String, u64)> {
-    let runs = std::fs::read_to_string(daemon.path("runs")).expect("commands have run");
-    let run = |line: &str| {
-        let (id, attempt) = line.split_once(' ').expect("id and attempt");
-        (id.to_owned(), attempt.parse().expect("an attempt is a number"))
-    };
-    runs.lines().map(run).collect()
+/// Checks what a kill left, and tells the judge of the commands.
+fn note_kill(daemon: &Daemon) {
+    let wal_bytes = daemon.wal_bytes();
+    assert!(wal_bytes <= MOST_WAL_BYTES, "the log has {wal_bytes} bytes");
+    let mut runs = File::options().append(true).create(true).open(daemon.path("runs")).unwrap();
+    runs.write_all(Run::KILLED.as_bytes()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,15 +87,22 @@ async fn nothing_acknowledged_is_lost_by_kill_9_under_load() {
     let mut random = StdRng::seed_from_u64(seed());
     let mut daemon = Daemon::prepare(CONFIG);
     let journal = Arc::new(Journal::new(&daemon.path("clients.log")));
-    for _ in 0..scaled(20) {
+    for cycle in 0..scaled(20) {
         daemon.restart();
+        journal.let_end(false);
         journal.see(daemon.scrape().await);
         let clients = start_clients(&journal, &daemon.url(""), &mut random);
         journal.answered(random.random_range(ANSWERS)).await;
+        if cycle % LONG_CYCLE == 0 {
+            journal.lost_a_lease().await;
+        }
+        journal.let_end(true);
         daemon.kill();
         clients.join_all().await;
+        note_kill(&daemon);
     }
     daemon.restart();
+    journal.let_end(false);
     journal.see(daemon.scrape().await);
     Client::new(&journal, &daemon.url(""), 0).settle().await;
     journal.see(daemon.scrape().await);
@@ -92,7 +111,7 @@ async fn nothing_acknowledged_is_lost_by_kill_9_under_load() {
     let Scrapes { seen, wrong, .. } = journal.scrapes();
     assert_eq!(wrong, Vec::<String>::new(), "of {seen} scrapes");
     let stored = Stored::read(&daemon.path("tallyd.db"));
-    let (entries, runs) = (journal.entries(), runs(&daemon));
+    let (entries, runs) = (journal.entries(), Run::read(&daemon.path("runs")));
     eprintln!(
         "{} entries, {} jobs, {} runs, {seen} scrapes",
         entries.len(),

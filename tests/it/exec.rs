@@ -127,13 +127,14 @@ async fn invalid_utf_8_is_replaced() {
 #[tokio::test]
 async fn a_timeout_ends_even_what_ignores_sigterm() {
     let invocation = Invocation {
-        timeout: Some(Duration::from_millis(200)),
+        // Time enough for it to say something first.
+        timeout: Some(Duration::from_secs(2)),
         grace: Duration::from_millis(50),
         ..sh("trap '' TERM; echo stuck >&2; exec sleep 100")
     };
     assert_eq!(
         end_of(invocation).await,
-        Ended::TimedOut { error: "timed out after 200ms: stuck".into() }
+        Ended::TimedOut { error: "timed out after 2s: stuck".into() }
     );
 }
 
@@ -272,7 +273,9 @@ async fn leftovers_are_found_by_their_store_and_ended() {
     let mut line = Line::new(dir.path(), "line");
     let script = "trap '' TERM; setsid sleep 100 & echo $$ > $0; echo $! > $0; wait";
     let mut left = Vec::new();
-    for store in ["leftovers-1", "leftovers-12"] {
+    // Their own, since another run of this test may go on beside this one.
+    let [store, other] = ["1", "12"].map(|end| format!("leftovers-{}-{end}", std::process::id()));
+    for store in [&store, &other] {
         let mut leftover = Command::new("/bin/sh");
         leftover.args(["-c", script]).arg(&line.path).env("TALLYD_STORE", store);
         let mut leftover = leftover.spawn().unwrap();
@@ -281,10 +284,10 @@ async fn leftovers_are_found_by_their_store_and_ended() {
     }
     let (ours, others) = (&left[0], &left[1]);
 
-    assert_eq!(end_leftovers("leftovers-1").await.unwrap(), 2);
+    assert_eq!(end_leftovers(&store).await.unwrap(), 2);
     assert!(!ours.iter().any(Process::lives));
     assert!(others.iter().all(Process::lives));
-    assert_eq!(end_leftovers("leftovers-1").await.unwrap(), 0);
+    assert_eq!(end_leftovers(&store).await.unwrap(), 0);
 }
 
 #[test]

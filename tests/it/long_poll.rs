@@ -10,7 +10,7 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
-use crate::call::connect;
+use crate::call::{connect, read_to_end};
 use crate::fixture::{Daemon, PATIENCE, scaled};
 
 /// A daemon, and the connections of those who wait for its jobs.
@@ -253,6 +253,10 @@ async fn many_callers_who_hang_up_leave_nothing_behind() {
         let request = format!("{head}\r\ncontent-length: {length}\r\n\r\n{request}");
         drop(connect(&callers.daemon, request.as_bytes()));
     }
+    // Connections are taken in their order: when one more is answered, all were taken.
+    let last = b"GET /-/ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let ready = read_to_end(connect(&callers.daemon, last));
+    assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
     callers.noticed().await;
     let id = callers.create(json!({"kind": "k"})).await;
     let leased = callers.post("/v1/leases", ask(&["default"])).await;

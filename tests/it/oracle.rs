@@ -1,42 +1,76 @@
 //! The judge of tests that break things: what clients were told against what is stored afterwards.
 
+mod final_state;
+mod runs;
 mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::fixture::Scrape;
 
-pub use self::stored::{Job, Stored, identity_of_store};
+pub use self::runs::Run;
+pub use self::stored::{Counted, Job, Stored, Totals, identity_of_store};
 
-/// What a client was about to do, or was told; in the order of one journal.
+/// The store counts a lease by whole milliseconds, so it may last this much less than it says.
+const TICK: Duration = Duration::from_millis(1);
+
+/// What a client was about to do, or was told; in the order of one journal. Times are those of one
+/// monotonic clock.
 #[derive(Debug, Clone)]
 pub enum Entry {
     /// Asks for jobs with these marks: all or none of them. With a unique key it may ask again.
     Creating { marks: Vec<u64>, unique: bool },
     /// Was told that the job with this mark exists.
     Created { mark: u64, id: String },
-    /// Was given an attempt. Whether its lease may run out before its end is reported.
-    Leased { id: String, attempt: u64, lease: String, brief: bool },
+    /// Was given an attempt, which was asked for and came at these times. Of a brief lease, which
+    /// may run out before its end is reported, the duration.
+    Leased {
+        id: String,
+        attempt: u64,
+        lease: String,
+        brief: Option<Duration>,
+        asked_at: Duration,
+        at: Duration,
+    },
+    /// Asks for more time.
+    Renewing { lease: String, at: Duration },
+    /// Was told whether there is more.
+    Renewed { lease: String, answer: String, at: Duration },
     /// Reports the end of an attempt.
     Ending { lease: String, outcome: &'static str },
     /// Was told what became of that report.
-    Ended { lease: String, outcome: &'static str, answer: String },
+    Ended { lease: String, outcome: &'static str, answer: String, at: Duration },
     /// Asks for a cancel.
     Cancelling { id: String },
     /// Was told that the job is cancelled.
     Cancelled { id: String },
+    /// Was told that a dead job is put back, after so many attempts.
+    Requeued { id: String, attempt: u64 },
     /// Asks for a dead job to be removed; of one whose create was never answered, its payload told
     /// the mark.
     Discarding { mark: u64 },
     /// Was told that it is.
     Discarded { id: String },
+    /// Was told that it is there and not dead.
+    DiscardRefused { mark: u64 },
 }
 
 /// An attempt that a client was given.
 struct Given<'j> {
     id: &'j str,
     attempt: u64,
-    brief: bool,
+    brief: Option<Duration>,
+    /// Until when the lease stands for certain, unless its end is reported; of brief leases only.
+    held_until: Duration,
+    /// When the last renewal was asked for.
+    renewing_at: Duration,
+    /// How often its end was reported.
+    endings: u32,
+    /// Whether a later attempt had been given out when the last report or renewal was sent.
+    is_stale: bool,
+    /// The outcome that was acknowledged.
+    acknowledged: Option<&'static str>,
 }
 
 /// Everything that the clients of one store know, by what it is about.
@@ -45,200 +79,160 @@ struct Known<'j> {
     /// Marks asked for, in groups that exist together or not at all; and whether with a key.
     groups: Vec<(&'j [u64], bool)>,
     created: BTreeMap<u64, BTreeSet<&'j str>>,
+    /// By lease.
     given: BTreeMap<&'j str, Given<'j>>,
-    /// Leases whose completion was asked for, and those where it was acknowledged.
+    /// The lease of the last attempt of each job.
+    last: BTreeMap<&'j str, &'j str>,
+    /// Leases whose completion was asked for.
     completing: BTreeSet<&'j str>,
-    completed: BTreeSet<&'j str>,
     cancelling: BTreeSet<&'j str>,
     cancelled: BTreeSet<&'j str>,
+    /// Jobs that were put back, and after how many attempts the last time.
+    requeued: BTreeMap<&'j str, u64>,
     discarding: BTreeSet<u64>,
     discarded: BTreeSet<&'j str>,
     wrong: Vec<String>,
 }
 
-/// What is wrong with a store, one line each. `runs` are the attempts that commands reported.
-pub fn violations(journal: &[Entry], runs: &[(String, u64)], stored: &Stored) -> Vec<String> {
+/// What is wrong with a store, one line each. `runs` is what commands reported.
+pub fn violations(journal: &[Entry], runs: &[Run], stored: &Stored) -> Vec<String> {
     let mut known = Known::default();
-    let mut ended = BTreeSet::new();
-    for entry in journal {
-        known.take_in(entry, &mut ended);
-    }
+    journal.iter().for_each(|entry| known.take_in(entry));
     let mut wrong = std::mem::take(&mut known.wrong);
-    wrong.extend(wrong_creates(&known, stored));
-    wrong.extend(wrong_ends(&known, runs, stored));
-    wrong.extend(wrong_attempts(&known, runs, stored));
+    wrong.extend(final_state::wrong(&known, runs, stored));
+    wrong.extend(runs::overlaps(runs));
     wrong.extend(stored.wrong_counts());
     wrong.extend(stored.integrity.iter().map(|text| format!("integrity check: {text}")));
     wrong
 }
 
 impl<'j> Known<'j> {
-    fn take_in(&mut self, entry: &'j Entry, ended: &mut BTreeSet<&'j str>) {
+    fn take_in(&mut self, entry: &'j Entry) {
         match entry {
             Entry::Creating { marks, unique } => self.groups.push((marks, *unique)),
             Entry::Created { mark, id } => {
                 self.created.entry(*mark).or_default().insert(id);
             }
-            Entry::Leased { id, attempt, lease, brief } => {
-                self.check_overlap(id, *attempt, ended);
-                let given = Given { id, attempt: *attempt, brief: *brief };
-                if self.given.insert(lease, given).is_some() {
-                    self.wrong.push(format!("a lease on {id} was given out twice"));
-                }
+            Entry::Leased { id, attempt, lease, brief, asked_at, at } => {
+                self.check_overlap(id, *attempt, *at);
+                let held_until = *asked_at + brief.unwrap_or_default();
+                self.give(lease, Given { held_until, brief: *brief, ..Given::new(id, *attempt) });
             }
+            Entry::Renewing { lease, at } => self.sent(lease).renewing_at = *at,
+            Entry::Renewed { lease, answer, at } => self.check_renewal(lease, answer, *at),
             Entry::Ending { lease, outcome } => {
-                ended.insert(lease);
+                self.sent(lease).endings += 1;
                 if *outcome == "completed" {
                     self.completing.insert(lease);
                 }
             }
-            Entry::Ended { lease, outcome, answer } => self.check_answer(lease, outcome, answer),
+            Entry::Ended { lease, outcome, answer, at } => {
+                self.check_end(lease, outcome, answer, *at);
+            }
             Entry::Cancelling { id } => drop(self.cancelling.insert(id)),
             Entry::Cancelled { id } => drop(self.cancelled.insert(id)),
+            Entry::Requeued { id, attempt } => drop(self.requeued.insert(id, *attempt)),
             Entry::Discarding { mark } => drop(self.discarding.insert(*mark)),
             Entry::Discarded { id } => drop(self.discarded.insert(id)),
+            Entry::DiscardRefused { mark } => drop(self.discarding.remove(mark)),
+        }
+    }
+
+    fn give(&mut self, lease: &'j str, given: Given<'j>) {
+        let Given { id, attempt, .. } = given;
+        if self.given.insert(lease, given).is_some() {
+            self.wrong.push(format!("a lease on {id} was given out twice"));
+        }
+        let last = self.last.entry(id).or_insert(lease);
+        if self.given[*last].attempt < attempt {
+            *last = lease;
         }
     }
 
     /// An earlier attempt must have been ended by its holder, unless its lease may have run out.
-    fn check_overlap(&mut self, id: &str, attempt: u64, ended: &BTreeSet<&str>) {
-        let others = self.given.iter().filter(|(_, given)| given.id == id && !given.brief);
-        for (lease, given) in others {
-            let earlier = given.attempt;
-            if earlier >= attempt {
-                let text = format!("attempt {attempt} of {id} given out after {earlier}");
-                self.wrong.push(text);
-            } else if !ended.contains(lease) {
-                let text = format!("attempt {attempt} of {id} overlaps {earlier}, never ended");
-                self.wrong.push(text);
-            }
+    fn check_overlap(&mut self, id: &str, attempt: u64, at: Duration) {
+        let Some(lease) = self.last.get(id) else { return };
+        let last = &self.given[lease];
+        let earlier = last.attempt;
+        if earlier >= attempt && last.brief.is_none() {
+            let text = format!("attempt {attempt} of {id} given out after {earlier}");
+            self.wrong.push(text);
+        } else if earlier < attempt && last.endings == 0 && last.stands(at) {
+            let text = format!("attempt {attempt} of {id} overlaps {earlier}, never ended");
+            self.wrong.push(text);
         }
     }
 
-    fn check_answer(&mut self, lease: &'j str, outcome: &str, answer: &str) {
-        let given = &self.given[lease];
+    /// The attempt about which something is sent now.
+    fn sent(&mut self, lease: &str) -> &mut Given<'j> {
+        let id = self.given[lease].id;
+        let last = self.given[self.last[id]].attempt;
+        let given = self.given.get_mut(lease).expect("it was given out");
+        given.is_stale = last > given.attempt;
+        given
+    }
+
+    fn check_end(&mut self, lease: &str, outcome: &'static str, answer: &str, at: Duration) {
+        let given = self.given.get_mut(lease).expect("it was given out");
         let is_explained = match answer {
-            "ok" => true,
-            "cancelled" => self.cancelling.contains(given.id),
+            "ok" => !given.is_stale,
+            "cancelled" => !given.is_stale && self.cancelling.contains(given.id),
             // A repeated failure or release may find the job in other hands already.
-            _ => given.brief || outcome != "completed",
+            "lease_lost" if outcome == "completed" => !given.stands(at),
+            "lease_lost" => given.endings > 1 || !given.stands(at),
+            _ => false,
         };
         if !is_explained {
             let text = format!("{outcome} of {} attempt {}: {answer}", given.id, given.attempt);
             self.wrong.push(text);
         }
-        if outcome == "completed" && answer == "ok" {
-            self.completed.insert(lease);
+        if answer == "ok" {
+            given.acknowledged = Some(outcome);
         }
     }
-}
 
-/// Acknowledged jobs that are not there once, unseen ones that are there more than once, batches
-/// that are there in part, and jobs that nobody asked for.
-fn wrong_creates(known: &Known<'_>, stored: &Stored) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut by_mark: BTreeMap<u64, Vec<&Job>> = BTreeMap::new();
-    stored.jobs.iter().for_each(|job| by_mark.entry(job.mark).or_default().push(job));
-    let times = |mark: &u64| by_mark.get(mark).map_or(0, Vec::len);
-    let asked: BTreeSet<u64> =
-        known.groups.iter().flat_map(|(marks, _)| marks.iter().copied()).collect();
-    wrong.extend(
-        by_mark
-            .keys()
-            .filter(|mark| !asked.contains(mark))
-            .map(|mark| format!("mark {mark} was never asked for")),
-    );
-    wrong.extend(
-        asked
-            .iter()
-            .filter(|mark| times(mark) > 1)
-            .map(|mark| format!("mark {mark} exists {} times", times(mark))),
-    );
-    for (mark, ids) in &known.created {
-        if ids.len() > 1 {
-            wrong.push(format!("mark {mark} was acknowledged as {ids:?}"));
-        }
-        let found =
-            by_mark.get(mark).is_some_and(|jobs| jobs.iter().all(|job| ids.contains(&*job.id)));
-        if !found && !known.discarding.contains(mark) {
-            wrong.push(format!("mark {mark}, acknowledged as {ids:?}, is lost"));
-        }
-    }
-    let was_there = |mark: &&u64| times(mark) > 0 || known.discarding.contains(mark);
-    for (marks, unique) in &known.groups {
-        let there = marks.iter().filter(was_there).count();
-        if there != 0 && there != marks.len() {
-            wrong.push(format!(
-                "a batch exists in part, {there} of {} marks {marks:?}",
-                marks.len()
-            ));
-        }
-        if *unique && there == 0 {
-            wrong.push(format!(
-                "mark {marks:?} was asked for until it was acknowledged, but is lost"
-            ));
-        }
-    }
-    for id in &known.discarded {
-        if stored.job(id).is_some() {
-            wrong.push(format!("{id} was discarded, but exists"));
-        }
-    }
-    wrong
-}
-
-/// Acknowledged ends that are not final, doubled ones, and ends that nobody asked for.
-fn wrong_ends(known: &Known<'_>, runs: &[(String, u64)], stored: &Stored) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut completed: BTreeMap<&str, u64> = BTreeMap::new();
-    for lease in &known.completed {
-        let Given { id, attempt, .. } = known.given[lease];
-        if let Some(other) = completed.insert(id, attempt) {
-            wrong.push(format!("{id} was completed twice, by attempts {other} and {attempt}"));
-        }
-        match stored.job(id) {
-            Some(job) if job.state == "completed" && job.attempt == attempt => {}
-            other => wrong.push(format!("{id} was completed by attempt {attempt}, is {other:?}")),
-        }
-    }
-    for id in &known.cancelled {
-        if stored.job(id).is_none_or(|job| job.state != "cancelled") {
-            wrong.push(format!("{id} was cancelled, is {:?}", stored.job(id)));
-        }
-    }
-    let completing: BTreeSet<(&str, u64)> = known
-        .completing
-        .iter()
-        .map(|lease| (known.given[lease].id, known.given[lease].attempt))
-        .chain(runs.iter().map(|(id, attempt)| (&**id, *attempt)))
-        .collect();
-    for job in &stored.jobs {
-        let asked = match &*job.state {
-            "completed" => completing.contains(&(&*job.id, job.attempt)),
-            "cancelled" => known.cancelling.contains(&*job.id),
-            _ => true,
+    fn check_renewal(&mut self, lease: &str, answer: &str, at: Duration) {
+        let given = self.given.get_mut(lease).expect("it was given out");
+        let is_explained = match answer {
+            "ok" => !given.is_stale && given.acknowledged.is_none(),
+            "cancelled" => !given.is_stale && self.cancelling.contains(given.id),
+            "lease_lost" => given.endings > 0 || !given.stands(at),
+            _ => false,
         };
-        if !asked {
-            wrong.push(format!("nobody asked for the end of {job:?}"));
+        if !is_explained {
+            let text = format!("renewal of {} attempt {}: {answer}", given.id, given.attempt);
+            self.wrong.push(text);
+        }
+        if answer == "ok" {
+            let renewed_until = given.renewing_at + given.brief.unwrap_or_default();
+            given.held_until = given.held_until.max(renewed_until);
         }
     }
-    wrong
 }
 
-/// Attempt numbers that were used twice, or that the store does not know.
-fn wrong_attempts(known: &Known<'_>, runs: &[(String, u64)], stored: &Stored) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut started = BTreeSet::new();
-    let given = known.given.values().map(|given| (given.id, given.attempt));
-    for (id, attempt) in given.chain(runs.iter().map(|(id, attempt)| (&**id, *attempt))) {
-        if !started.insert((id, attempt)) {
-            wrong.push(format!("attempt {attempt} of {id} was started twice"));
-        }
-        if stored.job(id).is_some_and(|job| job.attempt < attempt) {
-            wrong.push(format!("attempt {attempt} of {id} was started, but {:?}", stored.job(id)));
+impl<'j> Given<'j> {
+    fn new(id: &'j str, attempt: u64) -> Self {
+        Self {
+            id,
+            attempt,
+            brief: None,
+            held_until: Duration::ZERO,
+            renewing_at: Duration::ZERO,
+            endings: 0,
+            is_stale: false,
+            acknowledged: None,
         }
     }
-    wrong
+
+    /// Whether the lease, if nobody ended it, stands for certain at this time.
+    fn stands(&self, at: Duration) -> bool {
+        self.brief.is_none() || at + TICK < self.held_until
+    }
+
+    /// Whether the completion was acknowledged.
+    fn is_completed(&self) -> bool {
+        self.acknowledged == Some("completed")
+    }
 }
 
 /// The scrapes of one store, across its restarts, one after the other.
@@ -253,6 +247,10 @@ impl Scrapes {
     /// Takes in the next scrape.
     pub fn see(&mut self, scrape: Scrape) {
         self.wrong.extend(scrape.broken_identities());
+        let mismatch = scrape.value("tallyd_tally_mismatch");
+        if mismatch != 0.0 {
+            self.wrong.push(format!("a recount differs by {mismatch}"));
+        }
         if let Some(last) = &self.last {
             self.wrong.extend(scrape.went_back_from(last));
         }

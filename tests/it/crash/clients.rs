@@ -1,82 +1,20 @@
-//! The clients of the crash test: what they do until the daemon has gone, and what they remember.
+//! The clients of the crash test: what they do until the daemon has gone.
 
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use crate::fixture::{PATIENCE, Scrape};
-use crate::oracle::{Entry, Scrapes};
+use crate::journal::{End, Journal};
+use crate::oracle::Entry;
 
-/// What all clients remember, whatever happens to the daemon.
-pub struct Journal {
-    file: File,
-    known: Mutex<Known>,
-    /// A permit for each answer that the daemon has given.
-    answers: Semaphore,
-    next_mark: AtomicU64,
-}
-
-#[derive(Default)]
-struct Known {
-    entries: Vec<Entry>,
-    scrapes: Scrapes,
-    /// Ids that may be cancelled.
-    ids: Vec<String>,
-    /// Creates with a unique key that nobody has answered.
-    unanswered: Vec<u64>,
-    /// Leases whose end nobody has acknowledged.
-    unfinished: Vec<(String, &'static str)>,
-}
-
-/// The daemon has gone, or goes.
+/// The daemon has gone, or goes, as it must.
 #[derive(Debug)]
 struct Gone;
-
-impl Journal {
-    pub fn new(file: &Path) -> Self {
-        Self {
-            file: File::create(file).unwrap(),
-            known: Mutex::default(),
-            answers: Semaphore::new(0),
-            next_mark: AtomicU64::new(1),
-        }
-    }
-
-    fn note(&self, entry: Entry) {
-        writeln!(&self.file, "{entry:?}").unwrap();
-        let mut known = self.known.lock().unwrap();
-        if let Entry::Created { id, .. } = &entry {
-            known.ids.push(id.clone());
-        }
-        known.entries.push(entry);
-    }
-
-    /// Resolves when so many more answers have come.
-    pub async fn answered(&self, number: u32) {
-        let answers = tokio::time::timeout(PATIENCE, self.answers.acquire_many(number)).await;
-        answers.expect("the clients get answers").unwrap().forget();
-    }
-
-    pub fn see(&self, scrape: Scrape) {
-        self.known.lock().unwrap().scrapes.see(scrape);
-    }
-
-    pub fn entries(&self) -> Vec<Entry> {
-        self.known.lock().unwrap().entries.clone()
-    }
-
-    pub fn scrapes(&self) -> Scrapes {
-        std::mem::take(&mut self.known.lock().unwrap().scrapes)
-    }
-}
 
 /// One client with its own connections.
 pub struct Client {
@@ -96,6 +34,12 @@ impl Client {
         self.random.random_ratio(percent, 100)
     }
 
+    /// A broken connection, which says that the daemon has gone, and is wrong before its kill.
+    fn gone(&self, error: &reqwest::Error) -> Gone {
+        assert!(self.journal.may_end(), "the daemon must answer: {error:?}");
+        Gone
+    }
+
     async fn ask(
         &self,
         method: Method,
@@ -104,10 +48,10 @@ impl Client {
     ) -> Result<(StatusCode, Value), Gone> {
         let request = self.http.request(method, format!("{}{path}", self.url)).timeout(PATIENCE);
         let request = if body.is_null() { request } else { request.json(body) };
-        let response = request.send().await.map_err(|_| Gone)?;
+        let response = request.send().await.map_err(|error| self.gone(&error))?;
         let status = response.status();
-        let body = response.bytes().await.map_err(|_| Gone)?;
-        self.journal.answers.add_permits(1);
+        let body = response.bytes().await.map_err(|error| self.gone(&error))?;
+        self.journal.note_answer();
         Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
     }
 
@@ -121,18 +65,18 @@ impl Client {
     }
 
     async fn create_some(&mut self) -> Result<(), Gone> {
-        let unanswered = self.journal.known.lock().unwrap().unanswered.pop();
+        let unanswered = self.journal.known().unanswered.pop();
         if let Some(mark) = unanswered {
             return self.create_unique(mark).await;
         }
         match self.random.random_range(0..10) {
             0..=2 => {
-                let mark = self.mark();
+                let mark = self.journal.next_mark();
                 self.create_unique(mark).await
             }
             3..=4 => self.create_batch().await,
             _ => {
-                let mark = self.mark();
+                let mark = self.journal.next_mark();
                 self.journal.note(Entry::Creating { marks: vec![mark], unique: false });
                 let job = self.job(mark);
                 let (status, job) = self.post("/v1/jobs", job).await?;
@@ -143,15 +87,11 @@ impl Client {
         }
     }
 
-    fn mark(&self) -> u64 {
-        self.journal.next_mark.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// A job that says its mark, in one queue or another.
     fn job(&mut self, mark: u64) -> Value {
         let queue = match self.random.random_range(0..10) {
-            0..=1 => "brief",
-            2..=4 => "work",
+            0 => "brief",
+            1..=4 => "work",
             _ => "outside",
         };
         let fate = if self.chance(20) { "fail" } else { "work" };
@@ -174,7 +114,7 @@ impl Client {
         job["unique_key"] = format!("mark-{mark}").into();
         self.journal.note(Entry::Creating { marks: vec![mark], unique: true });
         let Ok((status, job)) = self.post("/v1/jobs", job).await else {
-            self.journal.known.lock().unwrap().unanswered.push(mark);
+            self.journal.known().unanswered.push(mark);
             return Err(Gone);
         };
         assert!(status.is_success(), "{status}: {job}");
@@ -183,7 +123,8 @@ impl Client {
     }
 
     async fn create_batch(&mut self) -> Result<(), Gone> {
-        let marks: Vec<u64> = (0..self.random.random_range(1..20)).map(|_| self.mark()).collect();
+        let marks: Vec<u64> =
+            (0..self.random.random_range(1..20)).map(|_| self.journal.next_mark()).collect();
         let jobs: Vec<Value> = marks.iter().map(|mark| self.job(*mark)).collect();
         self.journal.note(Entry::Creating { marks: marks.clone(), unique: false });
         let (status, answer) = self.post("/v1/jobs/batch", jobs.into()).await?;
@@ -194,61 +135,103 @@ impl Client {
         Ok(())
     }
 
-    /// Leases jobs and ends them one way or another; of short leases it lets many run out.
-    pub async fn work(mut self, queue: &str, duration: &str) {
-        while self.work_some(queue, duration).await.is_ok() {}
+    /// Leases jobs and ends them one way or another; of brief leases it lets many run out, and
+    /// reports their ends nevertheless.
+    pub async fn work(mut self, queue: &str, duration: &str, brief: Option<Duration>) {
+        while self.work_some(queue, duration, brief).await.is_ok() {}
     }
 
-    async fn work_some(&mut self, queue: &str, duration: &str) -> Result<(), Gone> {
+    async fn work_some(
+        &mut self,
+        queue: &str,
+        duration: &str,
+        brief: Option<Duration>,
+    ) -> Result<(), Gone> {
         self.finish_unfinished().await?;
-        let max = self.random.random_range(1..6);
+        // So many that hardly any wait, and one whose lease has run out is given out again soon.
+        let most = if brief.is_some() { 50 } else { 6 };
+        let max = self.random.random_range(1..most);
         let request = json!({"queues": [queue], "max": max, "duration": duration, "wait": "1s"});
+        let asked_at = self.journal.now();
         let (status, leased) = self.post("/v1/leases", request).await?;
+        let at = self.journal.now();
         assert_eq!(status, StatusCode::OK, "{leased}");
-        let brief = queue == "brief";
-        let mut ends = Vec::new();
+        let (mut leases, mut ends) = (Vec::new(), Vec::new());
         for job in leased["jobs"].as_array().expect("a list") {
             let text = |key: &str| job[key].as_str().expect(key).to_owned();
             let (id, lease) = (text("id"), text("lease"));
             let attempt = job["attempt"].as_u64().expect("a number");
-            self.journal.note(Entry::Leased { id, attempt, lease: lease.clone(), brief });
+            let given = Entry::Leased {
+                id: id.clone(),
+                attempt,
+                lease: lease.clone(),
+                brief,
+                asked_at,
+                at,
+            };
+            self.journal.note(given);
+            leases.push(lease.clone());
+            // The lease before this one has run out, and whoever had it reports now.
+            ends.extend(self.journal.known().late.remove(&id));
             let outcome = match self.random.random_range(0..10) {
                 0..=1 => "failed",
                 2 => "released",
                 _ => "completed",
             };
-            if !brief || self.chance(50) {
+            if brief.is_some() && self.chance(50) {
+                self.journal.known().late.insert(id, (lease, outcome));
+            } else {
                 ends.push((lease, outcome));
             }
+        }
+        if self.chance(30) {
+            self.renew(leases.clone()).await?;
         }
         self.finish(ends.clone()).await?;
         if self.chance(20) {
             self.finish(ends).await?;
         }
+        if self.chance(10) {
+            self.renew(leases).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks for as much time as the leases had at first.
+    async fn renew(&mut self, leases: Vec<String>) -> Result<(), Gone> {
+        for lease in &leases {
+            let entry = Entry::Renewing { lease: lease.clone(), at: self.journal.now() };
+            self.journal.note(entry);
+        }
+        let (status, answer) = self.post("/v1/leases/renew", json!({"leases": leases})).await?;
+        let at = self.journal.now();
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        for (lease, answer) in leases.into_iter().zip(results(&answer)) {
+            self.journal.note(Entry::Renewed { lease, answer, at });
+        }
         Ok(())
     }
 
     async fn finish_unfinished(&mut self) -> Result<(), Gone> {
-        let unfinished = std::mem::take(&mut self.journal.known.lock().unwrap().unfinished);
+        let unfinished = std::mem::take(&mut self.journal.known().unfinished);
         self.finish(unfinished).await
     }
 
     /// Reports ends; those without an answer stay unfinished.
-    async fn finish(&mut self, ends: Vec<(String, &'static str)>) -> Result<(), Gone> {
-        let item = |(lease, outcome): &(String, &'static str)| {
+    async fn finish(&mut self, ends: Vec<End>) -> Result<(), Gone> {
+        let item = |(lease, outcome): &End| {
             self.journal.note(Entry::Ending { lease: lease.clone(), outcome });
             json!({"lease": lease, "outcome": outcome})
         };
         let items: Vec<Value> = ends.iter().map(item).collect();
         let Ok((status, answer)) = self.post("/v1/leases/finish", items.into()).await else {
-            self.journal.known.lock().unwrap().unfinished.extend(ends);
+            self.journal.known().unfinished.extend(ends);
             return Err(Gone);
         };
+        let at = self.journal.now();
         assert_eq!(status, StatusCode::OK, "{answer}");
-        let answers = answer["results"].as_array().expect("a list");
-        for ((lease, outcome), answer) in ends.into_iter().zip(answers) {
-            let answer = answer.as_str().expect("an answer").to_owned();
-            self.journal.note(Entry::Ended { lease, outcome, answer });
+        for ((lease, outcome), answer) in ends.into_iter().zip(results(&answer)) {
+            self.journal.note(Entry::Ended { lease, outcome, answer, at });
         }
         Ok(())
     }
@@ -260,7 +243,7 @@ impl Client {
 
     async fn cancel_one(&mut self) -> Result<(), Gone> {
         let id = {
-            let known = self.journal.known.lock().unwrap();
+            let known = self.journal.known();
             // One of the newest: most others have ended.
             let newest = known.ids.len().saturating_sub(10)..known.ids.len();
             (!newest.is_empty()).then(|| known.ids[self.random.random_range(newest)].clone())
@@ -289,22 +272,43 @@ impl Client {
             self.ask(Method::GET, "/v1/jobs?state=dead&limit=5", &Value::Null).await?;
         assert_eq!(status, StatusCode::OK, "{page}");
         for job in page["jobs"].as_array().expect("a list") {
-            let path = format!("/v1/jobs/{}", job["id"].as_str().expect("an id"));
-            if self.chance(50) {
-                let (status, job) = self.post(&format!("{path}/requeue"), Value::Null).await?;
-                assert!(status.is_success() || status == StatusCode::CONFLICT, "{status}: {job}");
-                continue;
-            }
-            let (status, job) = self.ask(Method::GET, &path, &Value::Null).await?;
-            assert_eq!(status, StatusCode::OK, "{job}");
             let id = job["id"].as_str().expect("an id").to_owned();
-            let mark = job["payload"]["mark"].as_u64().expect("its creator's mark");
-            self.journal.note(Entry::Discarding { mark });
-            let (status, answer) = self.ask(Method::DELETE, &path, &Value::Null).await?;
-            match status {
-                StatusCode::NO_CONTENT => self.journal.note(Entry::Discarded { id }),
-                other => assert_eq!(other, StatusCode::CONFLICT, "{answer}"),
+            match self.random.random_range(0..10) {
+                0..=4 => self.requeue(id).await?,
+                5..=8 => self.discard(id).await?,
+                // Dead no more, so the discard is refused, if no worker is very quick.
+                _ => {
+                    self.requeue(id.clone()).await?;
+                    self.discard(id).await?;
+                }
             }
+        }
+        Ok(())
+    }
+
+    async fn requeue(&mut self, id: String) -> Result<(), Gone> {
+        let (status, job) = self.post(&format!("/v1/jobs/{id}/requeue"), Value::Null).await?;
+        match status {
+            StatusCode::OK => {
+                let attempt = job["attempt"].as_u64().expect("a number");
+                self.journal.note(Entry::Requeued { id, attempt });
+            }
+            other => assert_eq!(other, StatusCode::CONFLICT, "{job}"),
+        }
+        Ok(())
+    }
+
+    async fn discard(&mut self, id: String) -> Result<(), Gone> {
+        let path = format!("/v1/jobs/{id}");
+        let (status, job) = self.ask(Method::GET, &path, &Value::Null).await?;
+        assert_eq!(status, StatusCode::OK, "{job}");
+        let mark = job["payload"]["mark"].as_u64().expect("its creator's mark");
+        self.journal.note(Entry::Discarding { mark });
+        let (status, answer) = self.ask(Method::DELETE, &path, &Value::Null).await?;
+        match status {
+            StatusCode::NO_CONTENT => self.journal.note(Entry::Discarded { id }),
+            StatusCode::CONFLICT => self.journal.note(Entry::DiscardRefused { mark }),
+            other => panic!("{other}: {answer}"),
         }
         Ok(())
     }
@@ -318,16 +322,24 @@ impl Client {
 
     async fn scrape_once(&self) -> Result<Scrape, Gone> {
         let request = self.http.get(format!("{}/metrics", self.url)).timeout(PATIENCE);
-        let response = request.send().await.map_err(|_| Gone)?;
-        Ok(Scrape::parse(&response.text().await.map_err(|_| Gone)?))
+        let response = request.send().await.map_err(|error| self.gone(&error))?;
+        Ok(Scrape::parse(&response.text().await.map_err(|error| self.gone(&error))?))
     }
 
     /// Asks once more for all that was never answered; this time everything is.
     pub async fn settle(mut self) {
-        let unanswered = std::mem::take(&mut self.journal.known.lock().unwrap().unanswered);
+        let unanswered = std::mem::take(&mut self.journal.known().unanswered);
         for mark in unanswered {
             self.create_unique(mark).await.expect("the daemon stays");
         }
         self.finish_unfinished().await.expect("the daemon stays");
+        let late = std::mem::take(&mut self.journal.known().late);
+        self.finish(late.into_values().collect()).await.expect("the daemon stays");
     }
+}
+
+/// What became of each lease of a request.
+fn results(answer: &Value) -> impl Iterator<Item = String> {
+    let results = answer["results"].as_array().expect("a list").iter();
+    results.map(|result| result.as_str().expect("an answer").to_owned())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::{Connection, OpenFlags, params_from_iter};
+use rusqlite::{Connection, OpenFlags};
 use tallyd::store::JobId;
 
 /// A job of a torture test: its payload says its mark.
@@ -15,12 +15,30 @@ pub struct Job {
     pub attempt: u64,
 }
 
+/// A count that is kept, and what the rows say about it.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    pub what: String,
+    pub kept: i64,
+    pub found: i64,
+    /// Rows that are gone may have been counted too.
+    pub or_more: bool,
+}
+
+/// How many jobs ever came to an end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    pub completed: i64,
+    pub cancelled: i64,
+    pub discarded: i64,
+}
+
 /// The jobs, the counts that are kept about them, and those that a recount finds.
 #[derive(Debug, Clone, Default)]
 pub struct Stored {
     pub jobs: Vec<Job>,
-    /// What is counted, the count that is kept, and the number of rows.
-    pub counts: Vec<(String, i64, i64)>,
+    pub counts: Vec<Counted>,
+    pub totals: Totals,
     /// What the engine's own check complains about.
     pub integrity: Vec<String>,
 }
@@ -52,17 +70,26 @@ impl Stored {
         let mut check = connection.prepare("PRAGMA integrity_check").unwrap();
         let lines = check.query_map([], |row| row.get::<_, String>(0)).unwrap();
         let integrity = lines.map(Result::unwrap).filter(|line| line != "ok").collect();
-        Self { jobs: jobs(&connection), counts: counts(&connection), integrity }
+        let mut counts = levels(&connection);
+        counts.extend(attempts(&connection));
+        Self { jobs: jobs(&connection), counts, totals: totals(&connection), integrity }
     }
 
-    pub fn job(&self, id: &str) -> Option<&Job> {
-        self.jobs.iter().find(|job| job.id == id)
+    pub fn by_id(&self) -> BTreeMap<&str, &Job> {
+        self.jobs.iter().map(|job| (&*job.id, job)).collect()
     }
 
     /// Counts that are not what a recount finds.
     pub fn wrong_counts(&self) -> Vec<String> {
-        let wrong = self.counts.iter().filter(|(_, kept, found)| kept != found);
-        wrong.map(|(what, kept, found)| format!("{what}: {kept} counted, {found} found")).collect()
+        let wrong = self.counts.iter().filter(|counted| match counted.or_more {
+            true => counted.kept < counted.found,
+            false => counted.kept != counted.found,
+        });
+        wrong
+            .map(|Counted { what, kept, found, .. }| {
+                format!("{what}: {kept} counted, {found} found")
+            })
+            .collect()
     }
 }
 
@@ -94,8 +121,12 @@ fn grouped(connection: &Connection, column: &str) -> BTreeMap<(i64, String), i64
     groups.unwrap().map(Result::unwrap).collect()
 }
 
-fn counts(connection: &Connection) -> Vec<(String, i64, i64)> {
+/// The jobs in each state, by row of the ledger and by queue, and altogether.
+fn levels(connection: &Connection) -> Vec<Counted> {
     let mut counts = Vec::new();
+    let mut count = |what, kept, found| {
+        counts.push(Counted { what, kept, found, or_more: false });
+    };
     let states = LEVELS.map(|(_, state)| state);
     for (table, column, levels) in
         [("ledger", "ledger", LEVELS.map(|(level, _)| level)), ("queues", "queue", states)]
@@ -108,19 +139,41 @@ fn counts(connection: &Connection) -> Vec<(String, i64, i64)> {
             let id: i64 = row.get(0).unwrap();
             for (index, state) in states.into_iter().enumerate() {
                 let found = rows.get(&(id, state.to_owned())).copied().unwrap_or(0);
-                counts.push((
-                    format!("{state} of {table} {id}"),
-                    row.get(index + 1).unwrap(),
-                    found,
-                ));
+                count(format!("{state} of {table} {id}"), row.get(index + 1).unwrap(), found);
             }
         }
     }
     let total = "SELECT coalesce(sum(created - discarded - pruned_completed - pruned_cancelled), 0), \
                  (SELECT count(*) FROM jobs) FROM ledger";
-    let total =
-        connection.query_row(total, params_from_iter([0; 0]), |row| Ok((row.get(0)?, row.get(1)?)));
+    let total = connection.query_row(total, [], |row| Ok((row.get(0)?, row.get(1)?)));
     let (kept, found) = total.unwrap();
-    counts.push(("jobs ever created and not removed".into(), kept, found));
+    count("jobs ever created and not removed".into(), kept, found);
     counts
+}
+
+/// The attempts started, by row of the ledger, against those of the jobs that are there.
+fn attempts(connection: &Connection) -> Vec<Counted> {
+    let mut select = connection
+        .prepare(
+            "SELECT id, started, discarded + pruned_completed + pruned_cancelled, \
+             coalesce(attempts, 0) FROM ledger LEFT JOIN \
+             (SELECT ledger AS row, sum(attempt) AS attempts FROM jobs GROUP BY ledger) \
+             ON row = ledger.id",
+        )
+        .unwrap();
+    let counts = select.query_map([], |row| {
+        let (id, removed): (i64, i64) = (row.get(0)?, row.get(2)?);
+        let what = format!("attempts of ledger {id}");
+        Ok(Counted { what, kept: row.get(1)?, found: row.get(3)?, or_more: removed > 0 })
+    });
+    counts.unwrap().map(Result::unwrap).collect()
+}
+
+fn totals(connection: &Connection) -> Totals {
+    let sums = "SELECT coalesce(sum(completed), 0), coalesce(sum(cancelled), 0), \
+                coalesce(sum(discarded), 0) FROM ledger";
+    let sums = connection.query_row(sums, [], |row| {
+        Ok(Totals { completed: row.get(0)?, cancelled: row.get(1)?, discarded: row.get(2)? })
+    });
+    sums.unwrap()
 }

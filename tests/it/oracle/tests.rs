@@ -15,21 +15,59 @@ fn created(mark: u64) -> Entry {
     Entry::Created { mark, id: format!("id-{mark}") }
 }
 
-fn leased(mark: u64, attempt: u64, brief: bool) -> Entry {
-    let (id, lease) = (format!("id-{mark}"), format!("lease-{mark}-{attempt}"));
-    Entry::Leased { id, attempt, lease, brief }
+const SECOND: Duration = Duration::from_secs(1);
+
+fn lease_of(mark: u64, attempt: u64) -> String {
+    format!("lease-{mark}-{attempt}")
+}
+
+fn leased(mark: u64, attempt: u64) -> Entry {
+    let (id, lease, zero) = (format!("id-{mark}"), lease_of(mark, attempt), Duration::ZERO);
+    Entry::Leased { id, attempt, lease, brief: None, asked_at: zero, at: zero }
+}
+
+/// A lease of a second, that was asked for and came at these milliseconds.
+fn briefly(mark: u64, attempt: u64, asked_ms: u64, ms: u64) -> Entry {
+    let (id, lease) = (format!("id-{mark}"), lease_of(mark, attempt));
+    let [asked_at, at] = [asked_ms, ms].map(Duration::from_millis);
+    Entry::Leased { id, attempt, lease, brief: Some(SECOND), asked_at, at }
+}
+
+fn ending(mark: u64, attempt: u64, outcome: &'static str) -> Entry {
+    Entry::Ending { lease: lease_of(mark, attempt), outcome }
 }
 
 fn ended(mark: u64, attempt: u64, outcome: &'static str, answer: &str) -> [Entry; 2] {
-    let lease = format!("lease-{mark}-{attempt}");
-    let ending = Entry::Ending { lease: lease.clone(), outcome };
-    [ending, Entry::Ended { lease, outcome, answer: answer.into() }]
+    let (lease, at) = (lease_of(mark, attempt), Duration::ZERO);
+    let ended = Entry::Ended { lease, outcome, answer: answer.into(), at };
+    [ending(mark, attempt, outcome), ended]
+}
+
+/// A renewal that was asked for and answered at these milliseconds.
+fn renewed(mark: u64, attempt: u64, answer: &str, asked_ms: u64, ms: u64) -> [Entry; 2] {
+    let lease = lease_of(mark, attempt);
+    let [asked_at, at] = [asked_ms, ms].map(Duration::from_millis);
+    let renewing = Entry::Renewing { lease: lease.clone(), at: asked_at };
+    [renewing, Entry::Renewed { lease, answer: answer.into(), at }]
+}
+
+fn started(mark: u64, attempt: u64) -> Run {
+    Run::Started { id: format!("id-{mark}"), attempt }
+}
+
+fn worked(mark: u64, attempt: u64) -> Run {
+    Run::Ended { id: format!("id-{mark}"), attempt, worked: true }
+}
+
+fn counted(what: &str, kept: i64, found: i64, or_more: bool) -> Counted {
+    Counted { what: what.into(), kept, found, or_more }
 }
 
 /// A history in which everything is right: an unseen create and two unseen batches, of one of which
-/// a job was discarded, a job completed in its second attempt and reported twice, a cancelled one, a
-/// discarded one, one run by a command.
-fn sound() -> (Vec<Entry>, Vec<(String, u64)>, Stored) {
+/// a job was discarded, a job renewed and completed in its second attempt and reported twice, a
+/// cancelled one, a discarded one, one put back and released, one run by commands of which the
+/// first was killed.
+fn sound() -> (Vec<Entry>, Vec<Run>, Stored) {
     let mut journal = vec![
         creating(&[1]),
         created(1),
@@ -42,13 +80,15 @@ fn sound() -> (Vec<Entry>, Vec<(String, u64)>, Stored) {
         created(6),
         creating(&[7]),
         creating(&[8, 9]), // never seen, but there; one was found dead and discarded
-        leased(1, 1, false),
+        leased(1, 1),
     ];
     journal.extend(ended(1, 1, "failed", "ok"));
-    journal.push(leased(1, 2, false));
+    journal.push(leased(1, 2));
+    journal.extend(renewed(1, 2, "ok", 10, 20));
     journal.extend(ended(1, 2, "completed", "ok"));
     journal.extend(ended(1, 2, "completed", "ok"));
-    journal.push(leased(5, 1, false));
+    journal.extend(renewed(1, 2, "lease_lost", 30, 40));
+    journal.push(leased(5, 1));
     journal.push(Entry::Cancelling { id: "id-5".into() });
     journal.push(Entry::Cancelled { id: "id-5".into() });
     journal.extend(ended(5, 1, "completed", "cancelled"));
@@ -56,31 +96,49 @@ fn sound() -> (Vec<Entry>, Vec<(String, u64)>, Stored) {
     journal.push(Entry::Discarded { id: "id-6".into() });
     journal.push(Entry::Discarding { mark: 9 });
     journal.push(Entry::Discarded { id: "id-9".into() });
+    journal.push(leased(8, 1));
+    journal.extend(ended(8, 1, "failed", "ok"));
+    journal.push(Entry::Requeued { id: "id-8".into(), attempt: 1 });
+    journal.push(leased(8, 2));
+    journal.extend(ended(8, 2, "released", "ok"));
+    let runs = vec![started(7, 1), Run::Killed, started(7, 2), worked(7, 2)];
     let stored = Stored {
         jobs: vec![
             job(1, "completed", 2),
             job(3, "ready", 0),
             job(4, "ready", 0),
             job(5, "cancelled", 1),
-            job(7, "completed", 1),
-            job(8, "ready", 0),
+            job(7, "completed", 2),
+            job(8, "ready", 2),
         ],
-        counts: vec![("ready of ledger 1".into(), 2, 2)],
+        counts: vec![
+            counted("ready of ledger 1", 3, 3, false),
+            counted("attempts of ledger 1", 9, 7, true),
+        ],
+        totals: Totals { completed: 2, cancelled: 1, discarded: 2 },
         integrity: Vec::new(),
     };
-    (journal, vec![("id-7".into(), 1)], stored)
+    (journal, runs, stored)
 }
 
 /// What is found after a sound history was changed.
-fn found(spoil: impl FnOnce(&mut Vec<Entry>, &mut Vec<(String, u64)>, &mut Stored)) -> String {
+fn found(spoil: impl FnOnce(&mut Vec<Entry>, &mut Vec<Run>, &mut Stored)) -> String {
     let (mut journal, mut runs, mut stored) = sound();
     spoil(&mut journal, &mut runs, &mut stored);
     violations(&journal, &runs, &stored).join("\n")
 }
 
-fn finds(text: &str, spoil: impl FnOnce(&mut Vec<Entry>, &mut Vec<(String, u64)>, &mut Stored)) {
+fn finds(text: &str, spoil: impl FnOnce(&mut Vec<Entry>, &mut Vec<Run>, &mut Stored)) {
     let found = found(spoil);
     assert!(found.contains(text), "found only: {found:?}");
+}
+
+/// What is found when this happens to job 3, which is then ready after so many attempts.
+fn found_after(attempts: u64, more: impl IntoIterator<Item = Entry>) -> String {
+    found(|journal, _, stored| {
+        journal.extend(more);
+        stored.jobs[1].attempt = attempts;
+    })
 }
 
 #[test]
@@ -109,47 +167,147 @@ fn lost_torn_doubled_and_invented_jobs_are_found() {
 }
 
 #[test]
+fn a_refused_discard_excuses_no_loss() {
+    finds("a batch exists in part, 1 of 2", |journal, _, _| {
+        journal.retain(|entry| !matches!(entry, Entry::Discarded { id } if id == "id-9"));
+        journal.push(Entry::DiscardRefused { mark: 9 });
+    });
+    finds("mark 6, acknowledged as {\"id-6\"}, is lost", |journal, _, _| {
+        journal.push(Entry::DiscardRefused { mark: 6 });
+    });
+}
+
+#[test]
 fn ends_that_are_not_final_doubled_or_invented_are_found() {
     finds("id-1 was completed by attempt 2, is", |_, _, stored| {
         stored.jobs[0].state = "ready".into();
     });
     finds("id-1 was completed twice, by attempts 2 and 3", |journal, _, _| {
-        journal.push(leased(1, 3, false));
+        journal.push(leased(1, 3));
         journal.extend(ended(1, 3, "completed", "ok"));
     });
+    finds("id-5 was cancelled, is", |_, _, stored| stored.jobs[3].state = "running".into());
+    finds("nobody asked for the end of", |_, _, stored| stored.jobs[1].state = "completed".into());
+    finds("nobody asked for the end of", |_, runs, _| drop(runs.pop()));
+}
+
+#[test]
+fn lost_failures_releases_and_requeues_are_found() {
+    finds("attempt 2 was acknowledged as released", |_, _, stored| {
+        stored.jobs[5].state = "running".into();
+    });
+    finds("attempt 2 was acknowledged as released", |_, _, stored| {
+        stored.jobs[5].state = "dead".into();
+    });
+    finds("attempt 1 was acknowledged as failed", |_, _, stored| {
+        stored.jobs[5] = job(8, "running", 1);
+    });
+    finds("id-8 was put back after attempt 1", |_, _, stored| stored.jobs[5] = job(8, "dead", 1));
+}
+
+#[test]
+fn answers_that_cannot_be_right_are_found() {
     finds("completed of id-1 attempt 2: lease_lost", |journal, _, _| {
         journal.extend(ended(1, 2, "completed", "lease_lost"));
     });
     finds("completed of id-1 attempt 2: cancelled", |journal, _, _| {
         journal.extend(ended(1, 2, "completed", "cancelled"));
     });
-    finds("id-5 was cancelled, is", |_, _, stored| stored.jobs[3].state = "running".into());
-    finds("nobody asked for the end of", |_, _, stored| stored.jobs[1].state = "completed".into());
-    finds("nobody asked for the end of", |_, runs, _| runs.clear());
+    finds("completed of id-1 attempt 2: done", |journal, _, _| {
+        journal.extend(ended(1, 2, "completed", "done"));
+    });
+    finds("failed of id-1 attempt 1: ok", |journal, _, _| {
+        journal.extend(ended(1, 1, "failed", "ok"));
+    });
+    let first =
+        |outcome, answer| [vec![leased(3, 1)], ended(3, 1, outcome, answer).into()].concat();
+    let lost = found_after(1, first("failed", "lease_lost"));
+    assert_eq!(lost, "failed of id-3 attempt 1: lease_lost");
+    let repeated = first("failed", "ok").into_iter().chain(ended(3, 1, "failed", "lease_lost"));
+    assert_eq!(found_after(1, repeated), "", "it may be in other hands");
+    let brief = briefly(3, 1, 0, 10);
+    let lost = |ms| Entry::Ended {
+        lease: lease_of(3, 1),
+        outcome: "failed",
+        answer: "lease_lost".into(),
+        at: Duration::from_millis(ms),
+    };
+    let early = found_after(1, [brief.clone(), ending(3, 1, "failed"), lost(900)]);
+    assert_eq!(early, "failed of id-3 attempt 1: lease_lost");
+    assert_eq!(found_after(1, [brief, ending(3, 1, "failed"), lost(1_000)]), "", "it ran out");
+    // The last token of a cancelled job is not the first.
+    finds("completed of id-5 attempt 1: cancelled", |journal, _, stored| {
+        journal.push(briefly(5, 2, 0, 0));
+        journal.extend(ended(5, 1, "completed", "cancelled"));
+        stored.jobs[3].attempt = 2;
+    });
+}
+
+#[test]
+fn renewals_that_cannot_be_right_are_found() {
+    for answer in ["ok", "cancelled", "done"] {
+        finds(&format!("renewal of id-1 attempt 2: {answer}"), |journal, _, _| {
+            journal.extend(renewed(1, 2, answer, 50, 60));
+        });
+    }
+    let given = [leased(3, 1)];
+    let lost = given.into_iter().chain(renewed(3, 1, "lease_lost", 0, 0));
+    assert_eq!(found_after(1, lost), "renewal of id-3 attempt 1: lease_lost");
+    let stale = [briefly(3, 1, 0, 0), briefly(3, 2, 1_000, 1_000)];
+    let stale = stale.into_iter().chain(renewed(3, 1, "ok", 1_000, 1_000));
+    assert_eq!(found_after(2, stale), "renewal of id-3 attempt 1: ok");
 }
 
 #[test]
 fn attempts_that_are_doubled_overlapping_or_forgotten_are_found() {
-    finds("attempt 1 of id-7 was started twice", |_, runs, _| runs.push(runs[0].clone()));
+    finds("attempt 2 of id-7 was started twice", |_, runs, _| runs.push(runs[2].clone()));
     finds("attempt 2 of id-1 given out after 2", |journal, _, _| {
-        let lease = "another".into();
-        journal.push(Entry::Leased { id: "id-1".into(), attempt: 2, lease, brief: false });
+        let (lease, zero) = ("another".into(), Duration::ZERO);
+        let (id, attempt) = ("id-1".into(), 2);
+        journal.push(Entry::Leased { id, attempt, lease, brief: None, asked_at: zero, at: zero });
     });
-    finds("attempt 2 of id-3 overlaps 1", |journal, _, stored| {
-        journal.extend([leased(3, 1, false), leased(3, 2, false)]);
-        stored.jobs[1].attempt = 2;
+    let overlapping = "attempt 2 of id-3 overlaps 1, never ended";
+    assert_eq!(found_after(2, [leased(3, 1), leased(3, 2)]), overlapping);
+    finds("attempt 3 of id-7 was started, but", |_, runs, _| runs.push(started(7, 3)));
+}
+
+#[test]
+fn brief_leases_that_do_not_last_are_found() {
+    let overlapping = "attempt 2 of id-3 overlaps 1, never ended";
+    let early = [briefly(3, 1, 100, 200), briefly(3, 2, 150, 1_090)];
+    assert_eq!(found_after(2, early), overlapping);
+    let late = [briefly(3, 1, 100, 200), briefly(3, 2, 150, 1_100)];
+    assert_eq!(found_after(2, late), "", "the first lease may have run out");
+    let ended = [briefly(3, 1, 100, 200), ending(3, 1, "failed"), briefly(3, 2, 150, 300)];
+    assert_eq!(found_after(2, ended), "", "its end was reported");
+    let renewed_first = |answer| {
+        let [renewing, renewed] = renewed(3, 1, answer, 500, 600);
+        [briefly(3, 1, 100, 200), renewing, renewed, briefly(3, 2, 1_400, 1_450)]
+    };
+    assert_eq!(found_after(2, renewed_first("ok")), overlapping);
+}
+
+#[test]
+fn commands_that_run_side_by_side_are_found() {
+    finds("attempt 3 of id-7 started while 2 ran", |_, runs, stored| {
+        runs.insert(3, started(7, 3));
+        stored.jobs[4].attempt = 3;
     });
-    let brief = found(|journal, _, stored| {
-        journal.extend([leased(3, 1, true), leased(3, 2, true)]);
-        stored.jobs[1].attempt = 2;
-    });
-    assert_eq!(brief, "", "the first lease may have run out");
-    finds("attempt 2 of id-7 was started, but", |_, runs, _| runs.push(("id-7".into(), 2)));
+    finds("attempt 2 of id-7 started while 1 ran", |_, runs, _| drop(runs.remove(1)));
+    finds("attempt 1 of id-7 started after 2", |_, runs, _| runs.swap(0, 2));
 }
 
 #[test]
 fn wrong_counts_and_damage_are_found() {
-    finds("ready of ledger 1: 2 counted, 3 found", |_, _, stored| stored.counts[0].2 = 3);
+    finds("ready of ledger 1: 3 counted, 4 found", |_, _, stored| stored.counts[0].found = 4);
+    finds("ready of ledger 1: 4 counted, 3 found", |_, _, stored| stored.counts[0].kept = 4);
+    finds("attempts of ledger 1: 6 counted, 7 found", |_, _, stored| stored.counts[1].kept = 6);
+    finds("attempts of ledger 1: 9 counted, 7 found", |_, _, stored| {
+        stored.counts[1].or_more = false;
+    });
+    finds("0 completed counted, 1 acknowledged", |_, _, stored| stored.totals.completed = 0);
+    finds("0 cancelled counted, 1 acknowledged", |_, _, stored| stored.totals.cancelled = 0);
+    finds("1 discarded counted, 2 acknowledged", |_, _, stored| stored.totals.discarded = 1);
     finds("integrity check: page 7", |_, _, stored| stored.integrity.push("page 7".into()));
 }
 
@@ -160,7 +318,8 @@ fn scrape(created: u64, ready: u64) -> Scrape {
     let states = ["scheduled", "retrying", "running", "dead"];
     let results = ["completed", "failed", "timed_out", "lease_expired", "released", "cancelled"];
     let mut text = format!(
-        "tallyd_jobs_created_total{{{pair}}} {created}\n\
+        "tallyd_tally_mismatch 0\ntallyd_pairs_overflow_jobs_total {created}\n\
+         tallyd_jobs_created_total{{{pair}}} {created}\n\
          tallyd_jobs{{{pair},state=\"ready\"}} {ready}\ntallyd_attempts_started_total{{{pair}}} 0\n"
     );
     let zeros = totals
@@ -181,10 +340,14 @@ fn counters_that_go_back_and_broken_identities_are_found() {
     scrapes.see(scrape(4, 4));
     assert_eq!((scrapes.seen, &scrapes.wrong), (2, &Vec::new()));
     scrapes.see(scrape(3, 3));
-    assert!(
-        scrapes.wrong[0].contains("jobs_created_total{queue=\"q\",kind=\"k\"} was 4, is Some(3.0)")
-    );
+    let wrong = scrapes.wrong.join("\n");
+    assert!(wrong.contains("jobs_created_total{queue=\"q\",kind=\"k\"} was 4, is Some(3.0)"));
+    assert!(wrong.contains("tallyd_pairs_overflow_jobs_total was 4, is Some(3.0)"), "{wrong}");
     scrapes.wrong.clear();
     scrapes.see(scrape(5, 4));
     assert_eq!(scrapes.wrong, ["I1 of queue=\"q\",kind=\"k\": 5 != 4"]);
+    scrapes.wrong.clear();
+    let text = scrape(6, 6).text.replace("tally_mismatch 0", "tally_mismatch -2");
+    scrapes.see(Scrape::parse(&text));
+    assert_eq!(scrapes.wrong, ["a recount differs by -2"]);
 }
