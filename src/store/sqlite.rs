@@ -79,6 +79,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::watch;
+use tracing::{info, warn};
 
 use self::checkpoint::Checkpointer;
 use self::disk::{Lock, Reserve};
@@ -89,6 +90,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::metrics::{Metrics, StoreFiles};
 use crate::tally::TallyDelta;
+
+/// After so many bytes of the log more, or less, the room on the disk is measured.
+const MEASURE_EACH_BYTES: u64 = 1 << 20;
 
 /// Free pages that are never given back, 4 MiB: the next jobs need them.
 const FREE_PAGES_KEPT: i64 = 1_024;
@@ -106,6 +110,9 @@ pub(super) struct Engine {
     metrics: Arc<Metrics>,
     checkpointer: Checkpointer,
     reserve: Reserve,
+    /// Whether the disk has too little room for new jobs, and the log's length when it was measured.
+    is_short_of_room: bool,
+    measured_at: u64,
     /// The key of the newest job; keys ascend even if the wall clock does not.
     last_key: i64,
     /// Rows changed since the connection was opened, as it was when the batch began.
@@ -177,6 +184,9 @@ impl Engine {
             });
         }
         self.checkpointer.after_commit(&self.connection, &self.metrics);
+        if self.checkpointer.wal_bytes().abs_diff(self.measured_at) >= MEASURE_EACH_BYTES {
+            self.measure_room();
+        }
         if std::mem::take(&mut self.files_are_due) {
             self.look_after_files();
         }
@@ -206,7 +216,7 @@ impl Engine {
 
     /// Why no job can be created now, if so.
     pub(super) fn refuses_creates(&self) -> Option<StoreError> {
-        if self.reserve.is_given_up() {
+        if self.reserve.is_given_up() || self.is_short_of_room {
             Some(StoreError::DiskFull)
         } else if self.checkpointer.is_over_limit() {
             Some(StoreError::Busy)
@@ -236,10 +246,29 @@ impl Engine {
         Ok(())
     }
 
+    /// Looks whether there is room for new jobs beside what finishes need: the log may still have to
+    /// be copied, and grow a little until it begins anew.
+    fn measure_room(&mut self) {
+        self.measured_at = self.checkpointer.wal_bytes();
+        let Ok(free) = disk::free_bytes(self.file()) else { return };
+        let needed = self.checkpointer.uncopied_bytes() + self.reserve.margin_bytes();
+        let is_short = free < needed;
+        if is_short != self.is_short_of_room {
+            self.is_short_of_room = is_short;
+            self.checkpointer.set_short_of_room(is_short);
+            if is_short {
+                warn!(event = "disk_nearly_full", free, needed, "refusing creates");
+            } else {
+                info!(event = "disk_has_room", free, "accepting creates");
+            }
+        }
+    }
+
     /// Takes the reserve back when there is room, tries again to copy a log that is long, and
     /// reports the sizes of the files.
     fn look_after_files(&mut self) {
         self.reserve.take_back_if_possible();
+        self.measure_room();
         self.checkpointer.retry(&self.connection, &self.metrics);
         let size_bytes = std::fs::metadata(self.file()).map_or(0, |file| file.len());
         self.metrics.set_store_files(StoreFiles {

@@ -122,6 +122,11 @@ impl Reserve {
         fs::remove_file(beside(file, ".reserve")).is_ok()
     }
 
+    /// The room that creates must leave beside it: they stop before the disk is full.
+    pub(super) fn margin_bytes(&self) -> u64 {
+        ROOM_TO_TAKE_BACK_BYTES.min(self.bytes)
+    }
+
     fn allocate(&self) -> io::Result<()> {
         let file = create_private(&self.file)?;
         let kept = file.metadata()?;
@@ -166,7 +171,7 @@ impl Reserve {
             return;
         }
         let room = free_bytes(&self.store).unwrap_or(0);
-        let needed = self.bytes + ROOM_TO_TAKE_BACK_BYTES.min(self.bytes);
+        let needed = self.bytes + self.margin_bytes();
         if room >= needed && self.allocate().is_ok() {
             self.given_up = false;
             info!(event = "disk_recovered", room, "there is room again; accepting creates");

@@ -102,6 +102,8 @@ fn open_locked(
         checkpointer,
         index,
         reserve,
+        is_short_of_room: false,
+        measured_at: 0,
         changes: 0,
         files_are_due: false,
         reported: RefCell::default(),

@@ -1,5 +1,6 @@
 //! A full disk: creates are refused, and everything else goes on.
 
+use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use reqwest::{Client, StatusCode};
+use rustix::fs::FallocateFlags;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -86,6 +88,53 @@ async fn a_full_disk_refuses_creates_and_nothing_else_until_there_is_room() {
     daemon.restart();
     check_identities(&daemon).await;
     complete(&daemon, &more[1]).await;
+    check_stored(&mut daemon, &created);
+}
+
+/// A daemon on a file system of its own, with leases on a thousand jobs.
+async fn with_a_thousand_leases() -> (Daemon, Mount, Vec<Value>) {
+    let mut daemon = Daemon::prepare("");
+    let mount = Mount::over(daemon.directory.path(), "64m");
+    daemon.configure("[queues.q]\nlease = \"10m\"\n");
+    daemon.restart();
+    let jobs = json!(vec![json!({"queue": "q", "kind": "k"}); 1_000]);
+    assert_eq!(daemon.post("/v1/jobs/batch", jobs).await.0, StatusCode::CREATED);
+    let leases = lease(&daemon, 1_000).await;
+    (daemon, mount, leases)
+}
+
+/// The log and the file must not take the room that finishes need.
+#[tokio::test]
+async fn a_thousand_jobs_finish_one_by_one_on_a_disk_that_creates_have_filled() {
+    let (mut daemon, _mount, leases) = with_a_thousand_leases().await;
+    let payload = Value::from("x".repeat(128 << 10));
+    let (created, status, answer) = create_until_refused(&daemon, &payload, 1_000).await;
+    assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE, "{answer}");
+    for lease in &leases {
+        complete(&daemon, lease).await;
+    }
+    check_identities(&daemon).await;
+    check_stored(&mut daemon, &created);
+}
+
+#[tokio::test]
+async fn a_thousand_jobs_finish_one_by_one_on_a_disk_that_others_have_filled() {
+    let (mut daemon, _mount, leases) = with_a_thousand_leases().await;
+    let filler = File::create(daemon.path("filler")).expect("there is room for a name");
+    let system = rustix::fs::fstatvfs(&filler).expect("it is a file system");
+    let free = system.f_bavail * system.f_frsize;
+    rustix::fs::fallocate(&filler, FallocateFlags::empty(), 0, free).expect("so much is free");
+    let payload = Value::from("x".repeat(128 << 10));
+    let (created, status, answer) = create_until_refused(&daemon, &payload, 1_000).await;
+    assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE, "{answer}");
+    assert!(!daemon.path("tallyd.db.reserve").exists(), "it was given up");
+    for lease in &leases {
+        complete(&daemon, lease).await;
+    }
+    check_identities(&daemon).await;
+    filler.set_len(0).expect("room is made");
+    until_accepted(&daemon, &Value::Null).await;
+    assert!(daemon.path("tallyd.db.reserve").exists(), "and taken back");
     check_stored(&mut daemon, &created);
 }
 
