@@ -172,7 +172,9 @@ fn read_http(section: &mut Section<'_>) -> HttpConfig {
             if let Err(right) = http::header(name, value) {
                 headers.object(name, &right);
             }
-            pushed.headers.insert(name.to_ascii_lowercase(), value.to_owned());
+            if pushed.headers.insert(name.to_ascii_lowercase(), value.to_owned()).is_some() {
+                headers.object(name, "is there twice; keep one");
+            }
         }
     }
     section.read("connect_timeout", &mut pushed.connect_timeout, |value| {

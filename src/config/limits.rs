@@ -149,6 +149,10 @@ pub fn queue_or_kind(text: Option<&str>) -> Result<String, String> {
         .ok_or_else(|| format!("must be {NAME_RULE}"))
 }
 
+/// How deep a payload or result may nest: deeper ones have exhausted the stacks of parsers that
+/// workers use.
+pub const MAX_JSON_DEPTH: usize = 32;
+
 /// How long to wait for a connection to a receiver.
 pub const CONNECT_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(60);
@@ -209,4 +213,36 @@ pub fn log_level(text: Option<&str>) -> Result<LogLevel, String> {
 fn one_of(names: &[&str]) -> String {
     let (last, others) = names.split_last().expect("there is something to choose from");
     format!("must be {} or {last}", others.join(", "))
+}
+
+/// Whether arrays and objects nest deeper than `limit`; `text` is valid JSON.
+pub fn nests_deeper(text: &[u8], limit: usize) -> bool {
+    if text.len() <= 2 * limit {
+        return false; // each level takes two brackets
+    }
+    let mut depth = 0_usize;
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => skip_string(&mut bytes),
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth -= 1,
+            _ => {}
+        }
+        if depth > limit {
+            return true;
+        }
+    }
+    false
+}
+
+/// Moves behind the quote that ends a string.
+fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return,
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
+    }
 }

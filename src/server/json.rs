@@ -8,10 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::error::Category;
 
 use super::error::{ApiError, Code};
-
-/// How deep a payload or result may nest: deeper ones have exhausted the stacks of parsers that
-/// workers use.
-pub(super) const MAX_DEPTH: usize = 32;
+use crate::config::limits::{MAX_JSON_DEPTH, nests_deeper};
 
 /// The media type of JSON.
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -105,43 +102,11 @@ pub(super) fn explain(error: &serde_json::Error, path: &str) -> ApiError {
 
 /// Refuses JSON text that nests too deep; `text` is valid JSON.
 pub(super) fn check_depth(field: &str, text: &str) -> Result<(), ApiError> {
-    if depth_exceeds(text.as_bytes(), MAX_DEPTH) {
-        let message = format!("{field} nests deeper than {MAX_DEPTH} levels");
+    if nests_deeper(text.as_bytes(), MAX_JSON_DEPTH) {
+        let message = format!("{field} nests deeper than {MAX_JSON_DEPTH} levels");
         return Err(ApiError::new(Code::JsonTooDeep, message).field(field));
     }
     Ok(())
-}
-
-/// Whether arrays and objects nest deeper than `limit`; `text` is valid JSON.
-fn depth_exceeds(text: &[u8], limit: usize) -> bool {
-    if text.len() <= 2 * limit {
-        return false; // each level takes two brackets
-    }
-    let mut depth = 0_usize;
-    let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => skip_string(&mut bytes),
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth -= 1,
-            _ => {}
-        }
-        if depth > limit {
-            return true;
-        }
-    }
-    false
-}
-
-/// Moves behind the quote that ends a string.
-fn skip_string(bytes: &mut std::slice::Iter<'_, u8>) {
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' => return,
-            b'\\' => drop(bytes.next()),
-            _ => {}
-        }
-    }
 }
 
 #[cfg(test)]
@@ -212,12 +177,12 @@ mod tests {
     #[test]
     fn depth_counts_nesting_and_not_brackets_in_strings() {
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
-        assert!(!depth_exceeds(nested(32).as_bytes(), 32));
-        assert!(depth_exceeds(nested(33).as_bytes(), 32));
-        assert!(depth_exceeds(r#"{"a":"#.repeat(33).as_bytes(), 32));
-        assert!(!depth_exceeds(format!("[{}]", vec!["[]"; 100].join(",")).as_bytes(), 32));
-        assert!(!depth_exceeds(format!(r#""{}""#, "[".repeat(100)).as_bytes(), 32));
-        assert!(!depth_exceeds(format!(r#""\"{}""#, "[".repeat(100)).as_bytes(), 32));
-        assert!(depth_exceeds(format!(r#"["\\",{}"#, "[".repeat(100)).as_bytes(), 32));
+        assert!(!nests_deeper(nested(32).as_bytes(), 32));
+        assert!(nests_deeper(nested(33).as_bytes(), 32));
+        assert!(nests_deeper(r#"{"a":"#.repeat(33).as_bytes(), 32));
+        assert!(!nests_deeper(format!("[{}]", vec!["[]"; 100].join(",")).as_bytes(), 32));
+        assert!(!nests_deeper(format!(r#""{}""#, "[".repeat(100)).as_bytes(), 32));
+        assert!(!nests_deeper(format!(r#""\"{}""#, "[".repeat(100)).as_bytes(), 32));
+        assert!(nests_deeper(format!(r#"["\\",{}"#, "[".repeat(100)).as_bytes(), 32));
     }
 }

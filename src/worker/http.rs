@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ended::{Ended, json_string};
 use crate::clock::{Clock, Timestamp};
+use crate::config::limits::{MAX_JSON_DEPTH, nests_deeper};
 use crate::config::{HttpConfig, duration};
 use crate::job::Outcome;
 use crate::store::Job;
@@ -27,6 +28,10 @@ const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 /// The longest wait that a receiver may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a connection is kept for the next push: less than receivers usually keep it, so that
+/// none is lost to one that they close.
+const IDLE: Duration = Duration::from_secs(4);
 
 /// What a push says it comes from.
 const USER_AGENT: &str = concat!("tallyd/", env!("CARGO_PKG_VERSION"));
@@ -68,7 +73,8 @@ impl Pusher {
             .redirect(Policy::none())
             .http1_only()
             .connect_timeout(config.connect_timeout)
-            .pool_max_idle_per_host(concurrency as usize);
+            .pool_max_idle_per_host(concurrency as usize)
+            .pool_idle_timeout(IDLE);
         if url.scheme() == "http" {
             // Needs no certificates, of which a small image has none.
             client = client.tls_certs_only([]);
@@ -106,6 +112,8 @@ impl Pusher {
         let (status, headers) = (response.status(), response.headers().clone());
         let answer = match read(response).await {
             Ok(answer) => answer,
+            // It has said what counts; the rest is what it had to tell.
+            Err(_) if status.is_success() => Answer { bytes: Vec::new(), is_whole: false },
             Err(error) => {
                 let error = format!("answered {status}, but broke off ({})", root(&error));
                 return Ended::failed(error, Duration::ZERO);
@@ -115,7 +123,7 @@ impl Pusher {
             let result = result(&headers, answer);
             return Ended::Reported { outcome: Outcome::Completed, result, error: None };
         }
-        let text = String::from_utf8_lossy(&answer.bytes).trim().to_owned();
+        let text = text_of(&answer).trim().to_owned();
         let error = if text.is_empty() {
             format!("answered {status}")
         } else {
@@ -188,7 +196,10 @@ fn result(headers: &HeaderMap, answer: Answer) -> Option<Bytes> {
     let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let says_json = media == "application/json" || media.ends_with("+json");
-    let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(&answer.bytes).is_ok();
+    let is_json = || {
+        serde_json::from_slice::<serde::de::IgnoredAny>(&answer.bytes).is_ok()
+            && !nests_deeper(&answer.bytes, MAX_JSON_DEPTH)
+    };
     if says_json && answer.is_whole && is_json() && std::str::from_utf8(&answer.bytes).is_ok() {
         return Some(answer.bytes.into());
     }
@@ -208,19 +219,18 @@ fn text_of(answer: &Answer) -> String {
 /// How long a receiver asks to be left alone: seconds, or a date (RFC 9110, section 10.2.3).
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let asked = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() => {
-            MAX_RETRY_AFTER // more seconds than a number holds
-        }
-        Err(_) => Timestamp::parse_http_date(text)?.since(now),
+    let asked = if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+        // Too many for a number is too many.
+        text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
+    } else {
+        Timestamp::parse_http_date(text)?.since(now)
     };
     Some(asked.min(MAX_RETRY_AFTER))
 }
 
 /// What became of a push that nothing answered.
 fn no_answer(error: &reqwest::Error, config: &HttpConfig) -> Ended {
-    if let Some(lack) = shortage(error) {
+    if let Some(lack) = shortage(error).filter(|_| error.is_connect()) {
         return Ended::Short { error: format!("cannot connect ({lack})") };
     }
     let error = if error.is_connect() && error.is_timeout() {
@@ -233,14 +243,15 @@ fn no_answer(error: &reqwest::Error, config: &HttpConfig) -> Ended {
     Ended::failed(error, Duration::ZERO)
 }
 
-/// The cause that says most: the last one.
+/// The cause that says most: the last one, in the form of one that logs may tell.
 fn root(error: &(dyn Error + 'static)) -> String {
-    causes(error).last().map(ToString::to_string).unwrap_or_default()
+    causes(error).last().map(|cause| cause.to_string().replace(": ", ", ")).unwrap_or_default()
 }
 
-/// What the machine lacks, if that is why.
+/// What the machine lacks, if that is why. That an address is not available is not among it: on a
+/// machine without IPv6 this is what a receiver that is down comes to.
 fn shortage<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e std::io::Error> {
-    let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRNOTAVAIL];
+    let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
     causes(error)
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
         .find(|cause| cause.raw_os_error().is_some_and(|number| lacks.contains(&number)))

@@ -72,12 +72,19 @@ async fn a_push_is_the_payload_and_says_what_it_is() {
     assert!(!daemon.log().contains("s3cret"));
 }
 
+/// Arrays in arrays.
+fn deep(levels: usize) -> String {
+    "[".repeat(levels) + &"]".repeat(levels)
+}
+
 #[tokio::test]
 async fn what_a_receiver_answers_is_the_result() {
     let json_type = "content-type: application/json; charset=utf-8\r\n";
     for (headers, body, result) in [
         (json_type, "{\"n\": 1}", json!({"n": 1})),
         (json_type, "{\"n\": ", json!("{\"n\": ")),
+        (json_type, &deep(32), serde_json::from_str(&deep(32)).unwrap()),
+        (json_type, &deep(33), json!(deep(33))),
         ("content-type: application/problem+json\r\n", "[1]", json!([1])),
         ("", "{\"n\": 1}", json!("{\"n\": 1}")),
         ("content-type: text/plain\r\n", "thänks", json!("thänks")),
@@ -148,11 +155,16 @@ async fn receivers_that_misbehave_fail_the_attempt() {
     let job = ended_by(Reaction::Hang, "timeout = \"1s\"").await;
     assert_eq!((&job["state"], error(&job)), (&json!("retrying"), "timed out after 1s"));
     assert_eq!(job["last_error"]["outcome"], "timed_out");
+    let cut =
+        |status: &str| Reaction::Cut(format!("HTTP/1.1 {status}\r\ncontent-length: 10\r\n\r\nabc"));
+    let job = ended_by(cut("200 OK"), "").await;
+    assert_eq!((&job["state"], &job["result"]), (&json!("completed"), &Value::Null));
     let broken = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc".to_owned();
     for (reaction, said) in [
         (Reaction::Reset, "no answer ("),
         (Reaction::Say("SSH-2.0-OpenSSH_9.2\r\n".to_owned()), "no answer ("),
         (Reaction::Say(broken), "timed out after 2s"),
+        (cut("500 Oh"), "answered 500 Internal Server Error, but broke off ("),
     ] {
         let job = ended_by(reaction.clone(), "timeout = \"2s\"").await;
         assert_eq!(job["state"], "retrying", "{reaction:?}");

@@ -29,6 +29,8 @@ pub enum Reaction {
     Say(String),
     /// Says nothing, and waits for the end of the connection.
     Hang,
+    /// Sends these bytes and closes the connection.
+    Cut(String),
     /// Resets the connection.
     Reset,
     /// Says this, then bytes without end.
@@ -121,6 +123,10 @@ async fn read(stream: &mut BufReader<TcpStream>, connection: usize) -> Option<Pu
 async fn react(stream: &mut BufReader<TcpStream>, reaction: &Reaction, told: &Told) -> bool {
     match reaction {
         Reaction::Say(text) => stream.write_all(text.as_bytes()).await.is_ok(),
+        Reaction::Cut(text) => {
+            stream.write_all(text.as_bytes()).await.unwrap();
+            false
+        }
         Reaction::Hang => {
             let mut rest = Vec::new();
             // However it ends, it ends.

@@ -247,6 +247,10 @@ fn a_wrong_receiver_is_refused_and_no_secret_is_shown() {
                 .to_owned(),
         ),
         (
+            with_url("headers = { a = \"hunter2\", A = \"hunter2\" }"),
+            "http.headers.a is there twice; keep one".to_owned(),
+        ),
+        (
             with_url("connect_timeout = \"0s\""),
             "http.connect_timeout must be 100ms to 1m, got \"0s\"".to_owned(),
         ),
