@@ -100,8 +100,6 @@ const FREE_PAGES_KEPT: i64 = 1_024;
 /// The writing side of an open store.
 pub(super) struct Engine {
     connection: Connection,
-    /// Room for the index of the log, held open: closing it would end SQLite's locks on it.
-    index: File,
     state: State,
     /// The store's file, by its own name.
     file: PathBuf,
@@ -109,6 +107,8 @@ pub(super) struct Engine {
     clock: Clock,
     metrics: Arc<Metrics>,
     checkpointer: Checkpointer,
+    /// Room for the index of the log, held open: closing it would end SQLite's locks on it.
+    index: File,
     reserve: Reserve,
     /// Whether the disk has too little room for new jobs, and the log's length when it was measured.
     is_short_of_room: bool,

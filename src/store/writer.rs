@@ -229,7 +229,10 @@ impl Writing {
                 self.attempt_from_reserve(batch, &mut served)?;
             }
             Err(Failure::Busy) => self.refuse(batch, &StoreError::Busy),
-            Err(Failure::Fatal(reason)) => return Err(reason),
+            Err(Failure::Fatal(reason)) => {
+                self.put_back(&mut served); // to be told with all others
+                return Err(reason);
+            }
             Err(Failure::Refused(error)) => return Err(error.to_string()),
         }
         for operation in batch.drain(..) {

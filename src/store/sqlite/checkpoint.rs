@@ -83,6 +83,8 @@ pub(super) struct Checkpointer {
     /// unless somebody reads.
     copied_at: Option<i64>,
     reading: Arc<Reading>,
+    /// The log's length when our own reads paused last.
+    paused_at: i64,
     shared: Arc<Shared>,
     /// None once it was joined.
     thread: Option<JoinHandle<File>>,
@@ -109,6 +111,15 @@ struct Order {
     failed: Option<String>,
     /// Failures that go away by themselves, for the writer to count.
     errors: u64,
+}
+
+impl Order {
+    /// Notes what a checkpoint came to; one that could not begin says nothing.
+    fn note_copied(&mut self, copied: &Copied) {
+        if copied.pages >= 0 {
+            self.copied = copied.pages;
+        }
+    }
 }
 
 impl Shared {
@@ -152,6 +163,7 @@ impl Checkpointer {
             looked_at: 0,
             copied_at: None,
             reading: Reading::new(),
+            paused_at: 0,
             shared,
             thread: Some(thread),
         })
@@ -210,8 +222,8 @@ impl Checkpointer {
                 self.shared.lock().copied = 0;
                 true
             }
-            Ok(Copied { pages, .. }) => {
-                self.shared.lock().copied = pages;
+            Ok(copied) => {
+                self.shared.lock().note_copied(&copied);
                 false
             }
             Err(error) => {
@@ -236,8 +248,14 @@ impl Checkpointer {
         if pages < self.asked_at {
             self.asked_at = 0; // the log has begun at its start again
             self.shared.lock().copied = 0;
+            self.paused_at = 0;
             self.reading.resume();
-        } else if (copied_at.is_some() || pages >= PAUSE_AT) && !self.is_held {
+        } else if (copied_at.is_some() || pages >= PAUSE_AT)
+            && !self.is_held
+            && pages - self.paused_at >= THREAD_AT
+        {
+            // Once for each few MiB: if it is somebody else who reads, it is of no use.
+            self.paused_at = pages;
             self.reading.pause();
         }
         if pages - self.asked_at >= THREAD_AT {
@@ -271,8 +289,9 @@ impl Checkpointer {
         }
         if pages >= writer_at && std::mem::take(&mut order.near) {
             drop(order);
-            self.copy_rest(connection);
-            self.copied_at = Some(pages);
+            if self.copy_rest(connection) {
+                self.copied_at = Some(pages);
+            }
             // If a reader keeps the log from beginning anew, more has to come before the next try.
             self.asked_at = pages;
         } else {
@@ -360,7 +379,7 @@ fn copy_when_asked(connection: &Connection, shared: &Shared, synced: File) -> Fi
         let passes = if twice { 2 } else { 1 };
         let copied = (0..passes).try_for_each(|_| {
             let copied = copy(connection)?;
-            shared.lock().copied = copied.pages;
+            shared.lock().note_copied(&copied);
             synced.sync_data().map_err(CopyError::Sync)
         });
         if let Err(error) = &copied {
@@ -375,7 +394,7 @@ fn copy_when_asked(connection: &Connection, shared: &Shared, synced: File) -> Fi
 
 /// What a checkpoint came to.
 struct Copied {
-    /// Pages of the log that are in the file now.
+    /// Pages of the log that are in the file now; less than 0 if another one was under way.
     pages: i64,
     /// Pages that are not; more than none if another one was under way.
     rest: i64,
@@ -386,5 +405,5 @@ fn copy(connection: &Connection) -> Result<Copied, CopyError> {
     let mut checkpoint = connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?;
     let (is_busy, logged, copied): (bool, i64, i64) =
         checkpoint.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    Ok(Copied { pages: copied.max(0), rest: logged - copied + i64::from(is_busy) })
+    Ok(Copied { pages: copied, rest: logged - copied + i64::from(is_busy) })
 }

@@ -158,15 +158,21 @@ impl Engine {
         due.sort_unstable_by_key(|id| (*id <= self.state.pruned_last, *id));
         let ended = std::mem::take(&mut self.state.ended_since_pruned);
         let mut left = (2 * ended).clamp(STEP, MOST_PRUNED);
-        let share = (left / due.len().max(1) / 2).max(1);
-        for id in &due {
-            if left == 0 {
-                break;
+        // What one queue does not need, the others get in the next round.
+        loop {
+            due.retain(|id| self.state.queues.get(id).is_some_and(is_due));
+            let (before, share) = (left, (left / due.len().max(1) / 2).max(1));
+            for id in &due {
+                if left == 0 {
+                    break;
+                }
+                left = left.saturating_sub(self.prune_queue(*id, now, share.min(left), swept)?);
+                self.state.pruned_last = *id;
             }
-            left = left.saturating_sub(self.prune_queue(*id, now, share.min(left), swept)?);
-            self.state.pruned_last = *id;
+            if left == before || left == 0 {
+                return Ok(due.iter().filter_map(|id| self.state.queues.get(id)).any(is_due));
+            }
         }
-        Ok(due.iter().filter_map(|id| self.state.queues.get(id)).any(is_due))
     }
 
     /// Prunes one queue, at most so many of each sort; answers how many rows it has handled, and

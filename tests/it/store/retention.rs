@@ -121,16 +121,16 @@ async fn a_busy_queue_starves_no_other_of_pruning() {
         config.defaults.max_dead = Some(0);
         config.queues.clear();
     });
+    bed.create(job("a", "dead")).await;
+    bed.finish(bed.claim_one("a").await.lease, FAILED_FOR_GOOD).await;
     for queue in ["b", "c"] {
         bed.create(job(queue, "k")).await;
         bed.complete(bed.claim_one(queue).await.lease).await;
     }
-    bed.create(job("a", "dead")).await;
-    bed.finish(bed.claim_one("a").await.lease, FAILED_FOR_GOOD).await;
     let mut sweep = Sweep::default();
     for _ in 0..4 {
-        bed.store.create_batch((0..3_000).map(|_| job("a", "k")).collect()).await.expect("created");
-        let claimed = bed.claim(claim(&["a"], 3_000)).await;
+        bed.store.create_batch((0..5_000).map(|_| job("a", "k")).collect()).await.expect("created");
+        let claimed = bed.claim(claim(&["a"], 5_000)).await;
         let done = |leased: &LeasedJob| Finish {
             lease: leased.lease,
             outcome: Outcome::Completed,
@@ -138,7 +138,7 @@ async fn a_busy_queue_starves_no_other_of_pruning() {
             error: None,
         };
         bed.store.finish(claimed.iter().map(done).collect()).await.expect("finished");
-        sweep = bed.store.sweep(sweep).await.expect("swept").next.expect("there is more");
+        sweep = bed.store.sweep(sweep).await.expect("swept").next.unwrap_or_default();
     }
     let stored = |queue: &str| [Count::Completed, Count::Dead].map(|c| bed.count(queue, "k", c));
     for queue in ["b", "c"] {
@@ -147,5 +147,5 @@ async fn a_busy_queue_starves_no_other_of_pruning() {
     }
     assert_eq!(bed.count("a", "dead", Count::Dead), 0, "nor do ended jobs starve dead ones");
     let kept = bed.store.queue("a").await.expect("known").jobs.iter().sum::<i64>();
-    assert!(kept < 6_000, "pruning keeps up: {kept} are kept");
+    assert!(kept < 8_000, "pruning keeps up: {kept} are kept");
 }
