@@ -6,6 +6,7 @@ mod error;
 mod lifecycle;
 mod load;
 mod progress;
+mod push;
 mod report;
 mod server;
 mod storeless;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, RangedU64ValueParser};
 
+use self::connection::Connection;
 use self::error::BenchError;
 use self::progress::Progress;
 use self::server::{Place, Server};
@@ -38,6 +40,8 @@ enum Mode {
     Create(create::Create),
     /// Create, lease and finish jobs, many at a time
     Lifecycle(lifecycle::Lifecycle),
+    /// Have the server push jobs to a receiver here
+    Push(push::Push),
     /// Serve creates that store nothing, for `create` to compare with
     #[command(hide = true)]
     Storeless(storeless::Storeless),
@@ -83,6 +87,7 @@ impl Bench {
             Mode::Storeless(storeless) => return storeless.run(),
             Mode::Create(create) => run(create.run()),
             Mode::Lifecycle(lifecycle) => run(lifecycle.run()),
+            Mode::Push(push) => run(push.run()),
         };
         result.map_err(|error| Failure::Other(error.into()))
     }
@@ -107,21 +112,32 @@ impl Load {
     async fn serve(&self, place: &Place, progress: &Progress) -> Result<Server, BenchError> {
         let mut server = place.serve().await?;
         if self.stored > 0 {
-            progress.begin("storing jobs", self.stored);
-            let mut connection = connection::Connection::open(server.address).await?;
-            let mut left = self.stored;
-            let full = Work::create_batch(self.payload, FILLING_BATCH);
-            while left > 0 {
-                let count = left.min(FILLING_BATCH);
-                let rest = (count < FILLING_BATCH).then(|| Work::create_batch(self.payload, count));
-                rest.as_ref().unwrap_or(&full).create_all(&mut connection).await?;
-                left -= count;
-                progress.advance(self.stored - left);
-            }
+            let mut connection = Connection::open(server.address).await?;
+            fill(&mut connection, self.payload, self.stored, progress).await?;
             drop(connection);
             server.stop().await?;
             server = place.serve().await?;
         }
         Ok(server)
     }
+}
+
+/// Creates so many jobs, as fast as one connection does.
+async fn fill(
+    connection: &mut Connection,
+    payload: usize,
+    jobs: u64,
+    progress: &Progress,
+) -> Result<(), BenchError> {
+    progress.begin("storing jobs", jobs);
+    let full = Work::create_batch(payload, FILLING_BATCH);
+    let mut left = jobs;
+    while left > 0 {
+        let count = left.min(FILLING_BATCH);
+        let rest = (count < FILLING_BATCH).then(|| Work::create_batch(payload, count));
+        rest.as_ref().unwrap_or(&full).create_all(connection).await?;
+        left -= count;
+        progress.advance(jobs - left);
+    }
+    Ok(())
 }

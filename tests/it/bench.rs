@@ -91,3 +91,17 @@ fn a_server_that_does_not_start_is_told_of() {
     assert!(errors.contains("--dir") && errors.contains(missing), "{errors}");
     assert!(is_empty(&place));
 }
+
+#[test]
+fn pushes_are_measured_at_once_and_one_at_a_time() {
+    let place = tempfile::tempdir().expect("a directory");
+    let output = bench(&place, &["push", "--jobs", "300", "--singles", "5", "--json"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("its report is JSON");
+    assert!(number(&report["jobs_per_second"]) > 0.0, "{report}");
+    let single = &report["create_to_start"];
+    assert!(number(&single["p50_ms"]) > 0.0, "{report}");
+    assert!(number(&single["p50_ms"]) <= number(&single["max_ms"]), "{report}");
+    assert!(is_empty(&place));
+}

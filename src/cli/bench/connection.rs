@@ -47,6 +47,11 @@ impl Connection {
         self.ask(Request::post(path).header(CONTENT_TYPE, json), path, body).await
     }
 
+    /// Reads a route.
+    pub(super) async fn get(&mut self, path: &'static str) -> Result<Bytes, BenchError> {
+        self.ask(Request::get(path), path, Bytes::new()).await
+    }
+
     async fn ask(
         &mut self,
         request: hyper::http::request::Builder,

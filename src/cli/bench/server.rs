@@ -37,9 +37,22 @@ impl Place {
         self.directory.path().join("tallyd.db")
     }
 
+    /// Writes the configuration that the server reads from now on.
+    pub(super) fn configure(&self, text: &str) -> Result<(), BenchError> {
+        let doing = "write the configuration of the server under test";
+        std::fs::write(self.config(), text).map_err(BenchError::system(doing))
+    }
+
+    fn config(&self) -> PathBuf {
+        self.directory.path().join("tallyd.toml")
+    }
+
     /// Starts the daemon and waits until it is ready.
     pub(super) async fn serve(&self) -> Result<Server, BenchError> {
-        let arguments = vec!["serve".into(), "--data".into(), self.data().into_os_string()];
+        let mut arguments = vec!["serve".into(), "--data".into(), self.data().into_os_string()];
+        if self.config().exists() {
+            arguments.extend(["--config".into(), self.config().into_os_string()]);
+        }
         Server::start(&self.under, arguments).await
     }
 
