@@ -174,33 +174,30 @@ impl Many {
             Bulk::DiscardDead => "discarded",
         };
         if done.count > 0 || ended.is_ok() {
-            let rest = if done.more && ended.is_ok() { "; there are more" } else { "" };
+            let rest = if done.more && ended.is_ok() { "; there may be more" } else { "" };
             output::print(&format!("{verb} {}{rest}\n", counted(done.count, "job")))?;
         }
         ended
     }
 
-    /// Acts in steps. Without a limit it ends with as many as there are now, since some may come
-    /// back as fast as they are acted on.
+    /// Acts in steps until there are no more. Without a limit it also ends once it has acted on more
+    /// than there are now, since some may come back as fast as they are acted on.
     async fn act(&self, client: &Client, bulk: Bulk, done: &mut BulkDone) -> Result<(), Failure> {
-        let mut left = match self.limit {
+        let most = match self.limit {
             Some(limit) => limit,
-            None => there_now(&*client.queue(&self.queue).await?, bulk),
+            None => there_now(&*client.queue(&self.queue).await?, bulk) + 1,
         };
-        // Asked at least once, so that whether there are more is the server's word.
-        loop {
+        while done.more && done.count < most {
+            let limit = self.limit.map_or(STEP, |limit| STEP.min(limit - done.count));
             let request = BulkRequest {
                 kind: self.kind.clone(),
                 before: self.before,
-                limit: u16::try_from(left.clamp(1, STEP)).ok(),
+                limit: u16::try_from(limit).ok(),
             };
             let step = client.act_on_many(&self.queue, bulk, &request).await?;
             *done = BulkDone { count: done.count + step.count, more: step.more };
-            left = left.saturating_sub(step.count);
-            if left == 0 || !step.more {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 }
 
