@@ -15,6 +15,7 @@ mod config;
 mod crash;
 mod create_file;
 mod drain;
+mod example;
 mod exec;
 mod exposition;
 mod faults;
