@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::fixture::Daemon;
+use crate::receiver::{Receiver, answer};
 use crate::tools::said;
 
 /// `tallyd` with a server in an environment that has nothing else.
@@ -271,6 +272,21 @@ fn a_server_that_is_not_there_exits_1_and_says_where_it_was_sought() {
         );
         assert!(said.ends_with("is tallyd running there? --server says where\n"), "{said}");
         assert!(output.stdout.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn backup_prints_where_the_server_has_written_the_copy() {
+    let told = r#"{"file": "/var/backups/a.db", "bytes": 4096}"#;
+    for (flags, printed) in
+        [(&["backup"][..], "/var/backups/a.db\n"), (&["backup", "--json"], &format!("{told}\n"))]
+    {
+        let mut server = Receiver::start(&[answer("200 OK", "", told)]).await;
+        let mut command = tallyd(server.url.trim_end_matches("/jobs?a=b"));
+        command.args(flags);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), printed);
+        assert_eq!(server.pushed().await.line, "POST /v1/backup HTTP/1.1");
     }
 }
 

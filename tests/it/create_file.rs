@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::{Child, ChildStdin, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::between::Between;
@@ -111,6 +112,25 @@ async fn a_run_that_was_killed_is_resumed_by_its_keys() {
     assert_eq!(serde_json::from_str::<Value>(&report).unwrap(), wanted);
     assert_eq!(created(&daemon).await, 5_000);
     assert_eq!(daemon.scrape().await.broken_identities(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_a_run_that_waits_for_input_with_a_report() {
+    let daemon = Daemon::start("");
+    let mut typed = Typed::start(&daemon.url(""), &[]);
+    typed.types(&keyed(0..2_500));
+    created_when(&daemon, 2_000).await;
+    let pid = Pid::from_raw(typed.child.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let Typed { child, stdin } = typed;
+    // Standard input stays open: nobody has to type for it to end.
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+    drop(stdin);
+    assert_eq!(output.status.code(), Some(1));
+    let advice = "interrupted\nrun the command again, it creates what is missing\n";
+    assert_eq!(stderr(&output), advice);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["complete"], false);
 }
 
 #[tokio::test]
