@@ -129,3 +129,46 @@ async fn the_lines_of_the_readme_create_watch_fail_and_retry() {
     let pair = r#"tallyd_jobs_requeued_total{queue="emails",kind="welcome"}"#;
     assert_eq!(scrape.value(pair), 1.0);
 }
+
+#[tokio::test]
+async fn the_lines_of_the_command_line_do_what_they_say() {
+    let readme = text_of("README.md");
+    let (_, section) = readme.split_once("\n## Command line\n").expect("there is the section");
+    let (section, _) = section.split_once("\n## ").expect("it is not the last one");
+    let lines: Vec<_> = section.lines().filter(|line| line.starts_with("tallyd ")).collect();
+    let daemon = Daemon::start("");
+    let binary = Path::new(env!("CARGO_BIN_EXE_tallyd")).parent().expect("it is in a directory");
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let jobs = "{\"queue\": \"emails\", \"kind\": \"welcome\"}\n".repeat(2);
+    std::fs::write(daemon.path("jobs.ndjson"), jobs).unwrap();
+    let type_line = |line: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", line]).env_clear().env("PATH", &path).current_dir(&daemon.directory);
+        let output = shell.env("TALLYD_SERVER", daemon.url("")).output().expect("there is a shell");
+        assert!(output.status.success(), "{line}: {}", said(&output));
+        String::from_utf8(output.stdout).expect("it prints text")
+    };
+    let [create, later, file, list, show, cancel, queues, pause, requeue, _, completions] =
+        lines[..]
+    else {
+        panic!("other lines than this test types: {lines:#?}")
+    };
+    let id = type_line(create).trim_end().to_owned();
+    assert_eq!(type_line(later), type_line(later), "created once, however often it is run");
+    assert_eq!(type_line(file), "created 2 jobs\n");
+    assert_eq!(type_line(file), "created 0 jobs, 2 there already\n");
+    assert!(type_line(show.replace("ID", &id).as_str()).contains("{\"to\": \"ada@example.com\"}"));
+    let leased = daemon.post("/v1/leases", json!({"queues": ["emails"]})).await.1;
+    let fail = json!({"lease": leased["jobs"][0]["lease"], "outcome": "failed", "permanent": true});
+    daemon.post("/v1/leases/finish", json!([fail])).await;
+    assert!(type_line(list).contains(&id));
+    assert_eq!(type_line(requeue), "requeued 1 job\n");
+    assert!(type_line(&cancel.replace("ID", &id)).contains("cancelled"));
+    assert!(type_line(pause).contains("yes"));
+    assert!(type_line(queues).contains("emails   lease   yes     1          2 "));
+    let script = daemon.path("completions");
+    let place = "/etc/bash_completion.d/tallyd";
+    assert!(completions.contains(place), "{completions}");
+    type_line(&completions.replace(place, script.to_str().unwrap()));
+    assert!(std::fs::read_to_string(script).unwrap().contains("_tallyd()"));
+}

@@ -5,12 +5,17 @@
 mod bad_input;
 mod bed;
 mod bench;
+mod between;
 mod call;
 mod catalogue;
+mod client;
+mod command_line;
 mod commands;
 mod config;
 mod crash;
+mod create_file;
 mod drain;
+mod example;
 mod exec;
 mod exposition;
 mod faults;

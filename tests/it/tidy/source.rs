@@ -46,7 +46,7 @@ impl Source {
         let mut tokens = Vec::new();
         flatten(stream, &mut tokens);
         mark_docs(&mut tokens);
-        let is_test = !path.starts_with("src/");
+        let is_test = !["src/", "examples/"].iter().any(|place| path.starts_with(place));
         for index in 0..tokens.len() {
             if let Some(item) = test_item(&tokens, index) {
                 tokens[item].iter_mut().for_each(|token| token.in_test = true);
