@@ -31,6 +31,7 @@ mod receiver;
 mod recovery;
 mod refusals;
 mod running;
+mod sample_workers;
 mod scrape;
 mod serve;
 mod stalls;
