@@ -4,11 +4,12 @@
 //!
 //! ```text
 //! main ─> cli ─> daemon ─> server │ worker │ sweeper ─> store ─> metrics ─> tally
-//!      ─> job ─> backoff ─> clock ─> config
+//!      ─> job │ client ─> backoff ─> clock ─> config
 //! ```
 
 pub mod backoff;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod daemon;

@@ -11,7 +11,7 @@ const ORDER: &[&[&str]] = &[
     &["store"],
     &["metrics"],
     &["tally"],
-    &["job"],
+    &["job", "client"],
     &["backoff"],
     &["clock"],
     &["config"],

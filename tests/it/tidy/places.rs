@@ -21,6 +21,7 @@ const UNSAFE_FILES: &[&str] = &["src/worker/exec/before_exec.rs"];
 /// The only files of the program that may sleep, and do, each with its reason.
 const SLEEPING_FILES: &[(&str, &str)] = &[
     ("src/cli/serve.rs", "the time after which a second signal ends the process whatever happens"),
+    ("src/client/repeat.rs", "a pause before a request is sent again"),
     (
         "src/server/connections.rs",
         "a pause when descriptors have run out: nothing says when one is free",

@@ -18,6 +18,8 @@ const BANNED: &[(&[&str], &str)] = &[
 const PLACED: &[(&[&str], &[&str], &str)] = &[(
     &["status", "statuses"],
     &[
+        "src/client.rs",
+        "src/client/",
         "src/server.rs",
         "src/server/",
         "src/worker/exec.rs",

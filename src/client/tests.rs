@@ -1,0 +1,102 @@
+//! What the client sees to be wrong by itself, and what it writes and reads.
+
+use serde_json::json;
+
+use super::*;
+use crate::clock::Timestamp;
+
+#[test]
+fn the_url_of_a_server_is_checked() {
+    for good in ["http://127.0.0.1:8255", "http://localhost:8255/", "https://a.example/tallyd"] {
+        assert!(Client::new(good).is_ok(), "{good}");
+    }
+    for bad in ["", "localhost:8255", "127.0.0.1:8255", "ftp://a/", "http://", "http://a/?b=c"] {
+        let error = Client::new(bad).expect_err(bad).to_string();
+        assert!(error.contains("such as http://127.0.0.1:8255, got"), "{error}");
+    }
+}
+
+#[test]
+fn a_password_is_not_shown() {
+    let client = Client::new("http://ada:secret@127.0.0.1:1/tallyd/").expect("a URL");
+    assert_eq!(client.server(), "http://127.0.0.1:1/tallyd");
+}
+
+#[test]
+fn routes_stand_below_the_path_of_the_server() {
+    for (server, url) in [
+        ("http://a.example", "http://a.example/v1/jobs/x/cancel"),
+        ("http://a.example/tallyd/", "http://a.example/tallyd/v1/jobs/x/cancel"),
+    ] {
+        let client = Client::new(server).expect("a URL");
+        let request = client.request(Method::POST, &["jobs", "x", "cancel"]).expect("a request");
+        assert_eq!(request.build().expect("a request").url().as_str(), url);
+    }
+    for odd in ["", ".", "..", "a/b", "a b", "?"] {
+        assert!(matches!(segment(odd), Err(ClientError::InvalidName(_))), "{odd}");
+    }
+}
+
+#[test]
+fn what_is_not_set_is_not_sent() {
+    let job = NewJob { kind: "k".into(), ..NewJob::default() };
+    assert_eq!(serde_json::to_string(&job).expect("it is JSON"), r#"{"kind":"k"}"#);
+    let payload = RawValue::from_string(r#"{ "a": 1.0 }"#.into()).expect("it is JSON");
+    let job = NewJob {
+        payload: Some(payload),
+        run_at: Some(Timestamp(0)),
+        timeout: Some(Duration::from_secs(300)),
+        unique_until: Some(UniqueUntil::Done),
+        ..job
+    };
+    assert_eq!(
+        serde_json::to_string(&job).expect("it is JSON"),
+        r#"{"kind":"k","payload":{ "a": 1.0 },"run_at":"1970-01-01T00:00:00.000Z","timeout":"5m","unique_until":"done"}"#
+    );
+}
+
+#[test]
+fn a_finish_is_written_flat() {
+    let result = RawValue::from_string("[1.0]".into()).expect("it is JSON");
+    for (outcome, written) in [
+        (
+            Outcome::Completed { result: Some(result) },
+            r#"{"lease":"l","outcome":"completed","result":[1.0]}"#,
+        ),
+        (
+            Outcome::Failed { error: "e".into(), retry_in: None, permanent: true },
+            r#"{"lease":"l","outcome":"failed","error":"e","permanent":true}"#,
+        ),
+        (
+            Outcome::Released { retry_in: Some(Duration::from_secs(1)) },
+            r#"{"lease":"l","outcome":"released","retry_in":"1s"}"#,
+        ),
+    ] {
+        let finish = Finish { lease: "l".into(), outcome };
+        assert_eq!(serde_json::to_string(&finish).expect("it is JSON"), written);
+    }
+}
+
+#[test]
+fn fields_that_are_not_known_are_ignored_and_kept_in_the_document() {
+    let text = r#"{"id":"i", "state":"ready", "duplicate":false, "new":[1.0]}"#;
+    let created = answer::document::<Created>(text.into()).expect("it is one");
+    assert_eq!((created.id.as_str(), created.duplicate), ("i", false));
+    assert_eq!(created.json().get(), text);
+}
+
+#[test]
+fn a_refusal_tells_what_the_server_told() {
+    let server = Url::parse("http://a.example").expect("a URL");
+    let headers = [("retry-after".parse().expect("a name"), "5".parse().expect("a value"))];
+    let headers = headers.into_iter().collect();
+    let body = json!({"error": {"code": "queue_full", "message": "full", "index": 7, "new": 1}});
+    let status = reqwest::StatusCode::TOO_MANY_REQUESTS;
+    let error = ClientError::refused(&server, status, &headers, body.to_string().as_bytes());
+    assert!(error.is_busy() && !error.is_unanswered());
+    assert_eq!(error.to_string(), "full (queue_full)");
+    let refusal = error.refusal().expect("it is one");
+    assert_eq!((refusal.index, refusal.retry_after), (Some(7), Some(Duration::from_secs(5))));
+    let error = ClientError::refused(&server, status, &headers, b"<html>");
+    assert!(error.to_string().contains("does not answer as tallyd does"), "{error}");
+}
