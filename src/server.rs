@@ -2,6 +2,7 @@
 //!
 //! A request passes `connections` (limits, timeouts), `gate` (host check, counts, panics) and
 //! the table in `routes`, which the router and the API's description are both made of.
+//! `receiver` is no part of it: it answers pushes, for the commands that need someone to push to.
 
 mod batch;
 mod body;
@@ -22,6 +23,7 @@ mod openapi;
 mod pages;
 mod query;
 mod queues;
+pub mod receiver;
 mod room;
 mod routes;
 mod stats;
