@@ -263,7 +263,7 @@ async fn a_restart_of_tallyd_during_the_work_changes_nothing() {
     for sample in SAMPLES {
         let mut daemon = Daemon::start(CONFIG);
         let relay = Relay::start(&daemon.url("")).await;
-        let mut worker = sample.start(&relay.url, &["--concurrency", "2"]);
+        let mut worker = sample.start(&relay.url, &["--concurrency", "2", "--grace", "0"]);
         let id = create(&daemon, json!({"seconds": 2})).await;
         worker.says(&id).await;
         relay.target("");
@@ -272,9 +272,12 @@ async fn a_restart_of_tallyd_during_the_work_changes_nothing() {
         daemon.restart();
         relay.target(&daemon.url(""));
         assert_eq!(completed(&daemon, &id).await["attempt"], 1);
+        // Both of its slots are back: one is busy, the other takes the next job.
+        let busy = create(&daemon, json!({"seconds": FOR_EVER})).await;
+        worker.says(&busy).await;
         completed(&daemon, &create(&daemon, json!({})).await).await;
         worker.stop().await;
-        assert_ended(&daemon, &[("completed", 2.0)]).await;
+        assert_ended(&daemon, &[("completed", 2.0), ("released", 1.0)]).await;
     }
 }
 
