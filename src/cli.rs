@@ -1,10 +1,12 @@
 //! The command line: which commands there are, and what their end means for the exit code.
 
 pub mod check;
+pub mod demo;
 pub mod logs;
 pub mod metrics;
 pub mod serve;
 pub mod settings;
+mod signals;
 
 use std::error::Error;
 use std::fmt;
@@ -24,6 +26,8 @@ pub struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Run a daemon with sample queues and jobs on a temporary store, and say where to look
+    Demo(demo::Demo),
     /// Run the daemon
     Serve(serve::Serve),
     /// Validate the configuration and print the effective one
@@ -40,6 +44,7 @@ impl Cli {
     /// What stopped the command, with the exit code that it means.
     pub fn run(&self) -> Result<(), Failure> {
         match &self.command {
+            Command::Demo(demo) => demo.run(),
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::Metrics(catalogue) => catalogue.run(),

@@ -9,6 +9,7 @@ mod catalogue;
 mod commands;
 mod config;
 mod crash;
+mod demo;
 mod drain;
 mod exec;
 mod exposition;
