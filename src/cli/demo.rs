@@ -68,7 +68,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
         return Ok(address);
     }
     Err(format!(
-        "must be a loopback address, such as {USUAL}, since the demo asks nobody who they are"
+        "must be a loopback address, such as {USUAL}, since the demo lets everybody in"
     ))
 }
 
