@@ -1,9 +1,16 @@
 //! The command line: which commands there are, and what their end means for the exit code.
 
+pub mod backup;
 pub mod check;
+pub mod completions;
+pub mod connection;
+pub mod create;
 pub mod demo;
+pub mod jobs;
 pub mod logs;
 pub mod metrics;
+mod output;
+pub mod queues;
 pub mod serve;
 pub mod settings;
 mod signals;
@@ -14,6 +21,7 @@ use std::process::ExitCode;
 
 use tracing::error;
 
+use crate::client::ClientError;
 use crate::config::ConfigError;
 
 /// A durable job server in one binary whose counts are exact
@@ -32,8 +40,18 @@ enum Command {
     Serve(serve::Serve),
     /// Validate the configuration and print the effective one
     Check(check::Check),
+    /// Create a job, or many from a file
+    Create(create::Create),
+    /// List, show, cancel or requeue jobs
+    Jobs(jobs::Jobs),
+    /// List, pause or resume queues, or act on all their jobs
+    Queues(queues::Queues),
+    /// Have the server write a copy of its store, and print its path
+    Backup(backup::Backup),
     /// Print the metrics that the daemon exports
     Metrics(metrics::Catalogue),
+    /// Print a script that completes tallyd's command line in a shell
+    Completions(completions::Completions),
 }
 
 impl Cli {
@@ -47,7 +65,12 @@ impl Cli {
             Command::Demo(demo) => demo.run(),
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
+            Command::Create(create) => create.run(),
+            Command::Jobs(jobs) => jobs.run(),
+            Command::Queues(queues) => queues.run(),
+            Command::Backup(backup) => backup.run(),
             Command::Metrics(catalogue) => catalogue.run(),
+            Command::Completions(completions) => completions.run(),
         }
     }
 }
@@ -57,6 +80,10 @@ impl Cli {
 pub enum Failure {
     /// The operator's settings are wrong: exit 2, as for a wrong command line.
     Config(ConfigError),
+    /// What is asked for cannot be right, and nothing was sent: exit 2.
+    Usage(Box<dyn Error>),
+    /// Whoever read the output wants no more of it, like `head`: exit 0.
+    Unread,
     /// Anything else: exit 1.
     Other(Box<dyn Error>),
     /// The same, and the log has told of it already.
@@ -67,7 +94,8 @@ impl Failure {
     /// The exit code that tells a service supervisor what kind of failure it was.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) => ExitCode::from(2),
+            Self::Config(_) | Self::Usage(_) => ExitCode::from(2),
+            Self::Unread => ExitCode::SUCCESS,
             Self::Other(_) | Self::Logged(_) => ExitCode::FAILURE,
         }
     }
@@ -82,7 +110,7 @@ impl Failure {
 
     /// Whether the operator has still to be told.
     pub fn is_untold(&self) -> bool {
-        !matches!(self, Self::Logged(_))
+        !matches!(self, Self::Logged(_) | Self::Unread)
     }
 }
 
@@ -91,7 +119,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error: &dyn Error = match self {
             Self::Config(error) => error,
-            Self::Other(error) | Self::Logged(error) => error.as_ref(),
+            Self::Usage(error) | Self::Other(error) | Self::Logged(error) => error.as_ref(),
+            Self::Unread => return f.write_str("nobody reads the output any more"),
         };
         write!(f, "{error}")?;
         let mut cause = error.source();
@@ -109,8 +138,21 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::InvalidServer(_) | ClientError::InvalidName(_) => {
+                Self::Usage(error.into())
+            }
+            _ => Self::Other(error.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -118,6 +160,43 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Every flag with the words of its commands before it and its variable.
+    fn flags(command: &clap::Command, words: &str) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for flag in command.get_arguments().filter(|flag| flag.get_long().is_some()) {
+            let name = flag.get_long().expect("it has one");
+            if !["help", "version"].contains(&name) {
+                let variable = flag.get_env().map(|name| name.to_string_lossy().into_owned());
+                found.push((format!("{words} --{name}"), variable.unwrap_or_default()));
+            }
+        }
+        for below in command.get_subcommands() {
+            found.extend(flags(below, &format!("{words} {}", below.get_name())));
+        }
+        found
+    }
+
+    #[test]
+    fn every_flag_has_a_variable_of_its_own() {
+        // What commands of an exec queue find set, and must not be taken for a flag.
+        let taken = ["JOB_ID", "QUEUE", "KIND", "ATTEMPT", "FAILURES", "STORE"];
+        let mut meanings = BTreeMap::<String, String>::new();
+        let all = flags(&Cli::command(), "tallyd");
+        assert!(all.len() > 40, "{all:?}");
+        for (flag, variable) in all {
+            let (_, name) = flag.rsplit_once("--").expect("a flag has a name");
+            let suffix = name.to_uppercase().replace('-', "_");
+            let short = variable.strip_prefix("TALLYD_").unwrap_or_default();
+            assert!(short.ends_with(&suffix), "{flag} has the variable {variable:?}");
+            assert!(
+                !taken.contains(&short),
+                "{flag} would take what an exec queue sets: {variable}"
+            );
+            let meaning = meanings.entry(variable.clone()).or_insert_with(|| name.to_owned());
+            assert_eq!(meaning, name, "{variable} means two things");
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Client {
     ///
     /// As [`ClientError`] says; without a `unique_key` the job may exist if no answer came.
     pub async fn create(&self, job: &NewJob) -> Result<Document<Created>, ClientError> {
-        let create = async || {
+        let create = || async {
             let request = self.request(Method::POST, &["jobs"])?;
             self.ask_for_document(request.json(job)).await
         };

@@ -1,9 +1,7 @@
 //! `tallyd check`: validates the configuration and prints the effective one.
 
-use std::io::Write;
-
-use super::Failure;
 use super::settings::Settings;
+use super::{Failure, output};
 
 /// The flags of `tallyd check`, the same as of `tallyd serve`.
 #[derive(Debug, clap::Args)]
@@ -20,6 +18,6 @@ impl Check {
     /// A setting is wrong, or standard output cannot be written.
     pub fn run(&self) -> Result<(), Failure> {
         let text = self.settings.load()?.to_toml().map_err(|error| Failure::Other(error.into()))?;
-        std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::Other(error.into()))
+        output::print(&text)
     }
 }

@@ -1,10 +1,8 @@
 //! `tallyd metrics`: prints the catalogue of what the daemon exports, from the code.
 
-use std::io::Write;
-
 use serde::Serialize;
 
-use super::Failure;
+use super::{Failure, output};
 use crate::metrics::{CATALOGUE, Metric};
 
 /// The flags of `tallyd metrics`.
@@ -56,7 +54,7 @@ impl Catalogue {
         } else {
             text(&entries)
         };
-        std::io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::Other(error.into()))
+        output::print(&text)
     }
 }
 

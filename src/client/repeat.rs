@@ -32,11 +32,14 @@ impl Client {
     /// # Errors
     ///
     /// The last one, or the first that is not worth another try.
-    pub async fn repeat<T>(
+    pub async fn repeat<T, F>(
         &self,
-        request: impl AsyncFn() -> Result<T, ClientError>,
+        request: impl Fn() -> F,
         is_worth: impl Fn(&ClientError) -> bool,
-    ) -> Result<T, ClientError> {
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
         let mut failures = 0;
         loop {
             let error = match request().await {

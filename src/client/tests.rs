@@ -100,3 +100,14 @@ fn a_refusal_tells_what_the_server_told() {
     let error = ClientError::refused(&server, status, &headers, b"<html>");
     assert!(error.to_string().contains("does not answer as tallyd does"), "{error}");
 }
+
+#[test]
+fn requests_can_be_sent_from_spawned_futures() {
+    fn check(_: impl Future + Send + 'static) {}
+    let client = Client::new("http://127.0.0.1:1").expect("a URL");
+    check(async move {
+        let job = NewJob::default();
+        drop((client.create(&job).await, client.create_batch(&[job]).await));
+        drop(client.lease(&LeaseRequest::default()).await);
+    });
+}
