@@ -67,9 +67,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     if address.ip().to_canonical().is_loopback() {
         return Ok(address);
     }
-    Err(format!(
-        "must be a loopback address, such as {USUAL}, since the demo lets everybody in"
-    ))
+    Err(format!("must be a loopback address, such as {USUAL}, since the demo lets everybody in"))
 }
 
 /// Why the demo did not start, or ended by itself.
@@ -178,8 +176,12 @@ impl Demo {
 
     async fn introduction(&self, address: SocketAddr, client: &Client) -> String {
         let waiting = client.create(&jobs::waiting()).await;
+        let program = std::env::args().next().unwrap_or_else(|| "tallyd".to_owned());
+        let is_told = std::env::var_os("TALLYD_SERVER").is_some();
         let introduction = words::Introduction {
             address,
+            is_usual: address.to_string() == USUAL && !is_told,
+            program: &words::quoted(&program),
             rate: self.rate,
             waiting: waiting.as_ref().map_or("ID", |job| &job.id),
         };

@@ -10,6 +10,10 @@ use crate::tally::{Count, Counts};
 pub(super) struct Introduction<'a> {
     /// Where the demo serves.
     pub(super) address: SocketAddr,
+    /// Whether client commands find it without being told.
+    pub(super) is_usual: bool,
+    /// The program as it was called.
+    pub(super) program: &'a str,
     /// New jobs a second.
     pub(super) rate: u32,
     /// The id of a job that waits to be cancelled.
@@ -19,8 +23,9 @@ pub(super) struct Introduction<'a> {
 impl Introduction<'_> {
     /// The text. Behind the names stand addresses to open and commands to paste as they are.
     pub(super) fn text(&self) -> String {
-        let Self { rate, waiting, .. } = self;
+        let Self { program, rate, waiting, .. } = self;
         let url = format!("http://{}", self.address);
+        let server = if self.is_usual { String::new() } else { format!(" --server {url}") };
         let job = r#"'{"queue": "thumbnails", "kind": "photo", "payload": "me.jpg"}'"#;
         let queues = named(&[
             (
@@ -37,13 +42,13 @@ impl Introduction<'_> {
             ("API", format!("{url}/openapi.json")),
         ]);
         let tried = named(&[
-            ("queues", format!("curl {url}/v1/queues")),
-            ("dead jobs", format!("curl '{url}/v1/jobs?state=dead'")),
-            ("try again", format!("curl -X POST {url}/v1/queues/webhooks/requeue-dead")),
-            ("pause", format!("curl -X POST {url}/v1/queues/reports/pause")),
-            ("go on", format!("curl -X POST {url}/v1/queues/reports/resume")),
+            ("queues", format!("{program} queues list{server}")),
+            ("dead jobs", format!("{program} jobs list --state dead{server}")),
+            ("try again", format!("{program} queues requeue-dead webhooks{server}")),
+            ("pause", format!("{program} queues pause reports{server}")),
+            ("go on", format!("{program} queues resume reports{server}")),
             ("one job", format!("curl {url}/v1/jobs/{waiting}")),
-            ("cancel it", format!("curl -X POST {url}/v1/jobs/{waiting}/cancel")),
+            ("cancel it", format!("{program} jobs cancel {waiting}{server}")),
             ("create one", format!("curl --json {job} {url}/v1/jobs")),
         ]);
         format!(
@@ -56,6 +61,16 @@ impl Introduction<'_> {
 /// A line for each, with what they name one below the other.
 fn named<const N: usize>(lines: &[(&str, impl Display); N]) -> String {
     lines.iter().map(|(name, what)| format!("  {name:<12}{what}\n")).collect()
+}
+
+/// A word as a shell reads it.
+pub(super) fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+".contains(letter);
+    if word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// What became of all jobs, in one line whose numbers add up.
