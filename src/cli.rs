@@ -1,6 +1,7 @@
 //! The command line: which commands there are, and what their end means for the exit code.
 
 pub mod backup;
+pub mod bench;
 pub mod check;
 pub mod completions;
 pub mod connection;
@@ -48,6 +49,8 @@ enum Command {
     Queues(queues::Queues),
     /// Have the server write a copy of its store, and print its path
     Backup(backup::Backup),
+    /// Load a server and print how fast it is
+    Bench(bench::Bench),
     /// Print the metrics that the daemon exports
     Metrics(metrics::Catalogue),
     /// Print a script that completes tallyd's command line in a shell
@@ -69,6 +72,7 @@ impl Cli {
             Command::Jobs(jobs) => jobs.run(),
             Command::Queues(queues) => queues.run(),
             Command::Backup(backup) => backup.run(),
+            Command::Bench(bench) => bench.run(),
             Command::Metrics(catalogue) => catalogue.run(),
             Command::Completions(completions) => completions.run(),
         }

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bed;
+mod bench;
 mod call;
 mod catalogue;
 mod commands;
