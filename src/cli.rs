@@ -6,6 +6,7 @@ pub mod check;
 pub mod completions;
 pub mod connection;
 pub mod create;
+pub mod demo;
 pub mod jobs;
 pub mod logs;
 pub mod metrics;
@@ -13,6 +14,7 @@ mod output;
 pub mod queues;
 pub mod serve;
 pub mod settings;
+mod signals;
 
 use std::error::Error;
 use std::fmt;
@@ -33,6 +35,8 @@ pub struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Run a daemon with sample queues and jobs on a temporary store, and say where to look
+    Demo(demo::Demo),
     /// Run the daemon
     Serve(serve::Serve),
     /// Validate the configuration and print the effective one
@@ -61,6 +65,7 @@ impl Cli {
     /// What stopped the command, with the exit code that it means.
     pub fn run(&self) -> Result<(), Failure> {
         match &self.command {
+            Command::Demo(demo) => demo.run(),
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
             Command::Create(create) => create.run(),

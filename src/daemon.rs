@@ -76,6 +76,7 @@ pub enum DaemonError {
 pub struct Daemon {
     config: Arc<Config>,
     store: Store,
+    metrics: Arc<Metrics>,
     workers: Workers,
     api: Arc<Api>,
     /// The listeners that end with the requests, and those that are scraped until the end.
@@ -135,7 +136,7 @@ impl Daemon {
         let workers = Workers::start(&store, &config, &metrics, claiming, interrupt, &clock)?;
         let sweeper = Sweeper::new(store.clone(), metrics.clone(), clock);
         let sweeper = tokio::spawn(sweeper.run(signals.sweeping.clone()));
-        let api = Api::new(store.clone(), metrics, config.clone(), claiming.clone());
+        let api = Api::new(store.clone(), metrics.clone(), config.clone(), claiming.clone());
         let (servers, scraped) = (TaskTracker::new(), TaskTracker::new());
         let (deaf, serving, scraping) = (&signals.deaf, &signals.serving, &signals.scraping);
         servers.spawn(serve(api.clone(), main, Role::of_main(&config), serving, deaf));
@@ -146,12 +147,28 @@ impl Daemon {
         servers.close();
         scraped.close();
         info!(event = "listening", %address, data = %config.data.display(), "tallyd is ready");
-        Ok(Some(Self { config, store, workers, api, servers, scraped, sweeper, address, signals }))
+        Ok(Some(Self {
+            config,
+            store,
+            metrics,
+            workers,
+            api,
+            servers,
+            scraped,
+            sweeper,
+            address,
+            signals,
+        }))
     }
 
     /// Where the HTTP interface listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The counts; they can be read after the end as well.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
     }
 
     /// Serves until `stop` is cancelled or a part dies; then drains, unless nothing can be stored.

@@ -3,21 +3,16 @@
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use super::settings::Settings;
-use super::{Failure, logs};
+use super::{Failure, logs, signals};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::daemon::{Daemon, DaemonError};
 use crate::worker::exec::open_files;
 
 /// How long the end waits for threads that are still reading: they hold nothing that matters.
 const LAST_READS: Duration = Duration::from_millis(100);
-
-/// How long the process may take to end after a second signal before it is ended.
-const LAST_MOMENTS: Duration = Duration::from_millis(300);
 
 /// The flags of `tallyd serve`.
 #[derive(Debug, clap::Args)]
@@ -37,7 +32,7 @@ impl Serve {
         let format = config.log.format;
         open_files::raise();
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
-        let outcome = runtime.block_on(run(config));
+        let outcome = runtime.block_on(signals::serve_until_asked(|stop| serve(config, stop)));
         runtime.shutdown_timeout(LAST_READS);
         // A program that reads the log must find nothing but objects in it.
         outcome.map_err(|failure| if format == LogFormat::Json { failure.log() } else { failure })
@@ -55,66 +50,10 @@ impl Serve {
     }
 }
 
-async fn run(config: Config) -> Result<(), Failure> {
-    let asked = Asked::default();
-    let signals = Signals::new().map_err(|error| Failure::Other(error.into()))?;
-    tokio::spawn(signals.listen(asked.clone()));
-    tokio::select! {
-        biased;
-        () = asked.at_once.cancelled() => Err(Failure::Other("ended without a drain".into())),
-        ended = serve(config, &asked.stop) => ended.map_err(|error| Failure::Other(error.into())),
-    }
-}
-
-async fn serve(config: Config, stop: &CancellationToken) -> Result<(), DaemonError> {
-    match Daemon::start(config, stop).await? {
-        Some(daemon) => daemon.run(stop).await,
+async fn serve(config: Config, stop: CancellationToken) -> Result<(), DaemonError> {
+    match Daemon::start(config, &stop).await? {
+        Some(daemon) => daemon.run(&stop).await,
         None => Ok(()),
-    }
-}
-
-/// What signals have asked for.
-#[derive(Clone, Default)]
-struct Asked {
-    /// An end in order.
-    stop: CancellationToken,
-    /// An end now. What then drops the attempts kills their commands.
-    at_once: CancellationToken,
-}
-
-/// The signals that ask for an end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    /// Listens from now on, so that a signal during the start is not missed.
-    fn new() -> std::io::Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// The first signal asks for an end in order, the second ends the process.
-    async fn listen(mut self, asked: Asked) {
-        let name = self.next().await;
-        info!(event = "stopping", signal = name, "a second signal ends at once");
-        asked.stop.cancel();
-        let name = self.next().await;
-        warn!(event = "stopped", signal = name, "ending at once, without a drain");
-        // Whatever blocks the runtime's threads does not block this one.
-        std::thread::spawn(|| {
-            std::thread::sleep(LAST_MOMENTS);
-            std::process::exit(1);
-        });
-        asked.at_once.cancel();
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }
 

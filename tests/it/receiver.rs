@@ -103,7 +103,7 @@ impl Receiver {
 }
 
 /// One request; none at the end of the connection.
-async fn read(stream: &mut BufReader<TcpStream>, connection: usize) -> Option<Pushed> {
+pub async fn read(stream: &mut BufReader<TcpStream>, connection: usize) -> Option<Pushed> {
     let mut line = String::new();
     stream.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
     let mut headers = BTreeMap::new();

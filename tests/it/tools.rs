@@ -22,6 +22,11 @@ pub fn python(script: &str, arguments: &[&Path], input: &str) -> Output {
     run(command, input)
 }
 
+/// Python itself, for a script that needs no packages.
+pub fn python_alone() -> Command {
+    tool("TALLYD_PYTHON")
+}
+
 /// Runs promtool.
 pub fn promtool(arguments: &[&str], input: &str) -> Output {
     let mut command = tool("TALLYD_PROMTOOL");

@@ -20,7 +20,13 @@ const UNSAFE_FILES: &[&str] = &["src/worker/exec/before_exec.rs"];
 
 /// The only files of the program that may sleep, and do, each with its reason.
 const SLEEPING_FILES: &[(&str, &str)] = &[
-    ("src/cli/serve.rs", "the time after which a second signal ends the process whatever happens"),
+    ("src/cli/demo.rs", "the pace at which the demo creates jobs"),
+    ("src/cli/demo/receiver.rs", "answers of the demo that are slow on purpose"),
+    ("src/cli/demo/worker.rs", "work of the demo that takes a while on purpose"),
+    (
+        "src/cli/signals.rs",
+        "the time after which a second signal ends the process whatever happens",
+    ),
     ("src/client/repeat.rs", "a pause before a request is sent again"),
     (
         "src/server/connections.rs",
