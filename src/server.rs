@@ -3,6 +3,7 @@
 //! A request passes `connections` (limits, timeouts), `gate` (host check, counts, panics) and
 //! the table in `routes`, which the router and the API's description are both made of.
 
+mod backups;
 mod batch;
 mod body;
 mod connections;
