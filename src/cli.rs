@@ -1,5 +1,6 @@
 //! The command line: which commands there are, and what their end means for the exit code.
 
+pub mod bench;
 pub mod check;
 pub mod logs;
 pub mod metrics;
@@ -28,6 +29,8 @@ enum Command {
     Serve(serve::Serve),
     /// Validate the configuration and print the effective one
     Check(check::Check),
+    /// Load a server and print how fast it is
+    Bench(bench::Bench),
     /// Print the metrics that the daemon exports
     Metrics(metrics::Catalogue),
 }
@@ -42,6 +45,7 @@ impl Cli {
         match &self.command {
             Command::Serve(serve) => serve.run(),
             Command::Check(check) => check.run(),
+            Command::Bench(bench) => bench.run(),
             Command::Metrics(catalogue) => catalogue.run(),
         }
     }

@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use tallyd::cli::Cli;
 
+/// Requests are many small allocations on several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,7 +14,7 @@ use super::error::ApiError;
 use super::job_view::{JobSummary, JobView};
 use super::query::{JobPath, ListQuery, write_cursor};
 use super::{Api, Shared, batch, job_request, json};
-use crate::store::{Action, BatchCreated, JobId};
+use crate::store::{Action, BatchCreated, Created, JobId};
 
 /// A body for which no field is defined.
 #[derive(Deserialize, JsonSchema)]
@@ -60,7 +60,12 @@ pub(super) async fn create(
     let received = api.receive(request, Limit::job(max_bytes), &[Media::Json]).await?;
     let job = job_request::read(&received.text, &received.text, max_bytes)?;
     let store = api.store.clone();
-    let created = api.write(Some(received.room), async move { store.create(job).await }).await?;
+    let created = api.write_one(received.room, async move { store.create(job).await }).await?;
+    Ok(self::created(&created))
+}
+
+/// The answer to a create.
+pub(super) fn created(created: &Created) -> Response {
     let status = if created.duplicate { StatusCode::OK } else { StatusCode::CREATED };
     let view = CreatedView { job: (&created.job).into(), duplicate: created.duplicate };
     let mut response = json::answer(status, &view);
@@ -68,7 +73,7 @@ pub(super) async fn create(
         let location = HeaderValue::try_from(format!("/v1/jobs/{}", created.job.id));
         response.headers_mut().insert(LOCATION, location.expect("an id is plain ASCII"));
     }
-    Ok(response)
+    response
 }
 
 /// `POST /v1/jobs/batch`: all or none.
@@ -85,7 +90,7 @@ pub(super) async fn create_batch(
         BatchCreated { ids: Vec::new(), duplicates: Vec::new() }
     } else {
         let store = api.store.clone();
-        api.write(Some(received.room), async move { store.create_batch(jobs).await }).await?
+        api.write_one(received.room, async move { store.create_batch(jobs).await }).await?
     };
     let ids = created.ids.iter().map(ToString::to_string).collect();
     Ok(json::answer(StatusCode::CREATED, &BatchView { ids, duplicates: created.duplicates }))

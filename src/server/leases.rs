@@ -174,8 +174,7 @@ pub(super) async fn finish(
     let received = api.receive(request, Limit::BATCH, &[Media::Json]).await?;
     let finishes = batch::items(&received, |text| read_finish(text, &received.text))?;
     let store = api.store.clone();
-    let answers =
-        api.write(Some(received.room), async move { store.finish(finishes).await }).await?;
+    let answers = api.write_one(received.room, async move { store.finish(finishes).await }).await?;
     Ok(results(&answers))
 }
 
@@ -188,7 +187,7 @@ pub(super) async fn renew(
     let received = api.receive(request, Limit::SMALL, &[Media::Json]).await?;
     let renewal = received.object::<RenewRequest>()?.renewal()?;
     let store = api.store.clone();
-    let answers = api.write(Some(received.room), async move { store.renew(renewal).await }).await?;
+    let answers = api.write_one(received.room, async move { store.renew(renewal).await }).await?;
     Ok(results(&answers))
 }
 

@@ -48,6 +48,11 @@ impl Room {
         Ok(())
     }
 
+    /// Whether it holds nothing: its body is a small one.
+    pub(super) fn is_free(&self) -> bool {
+        self.held.is_none()
+    }
+
     fn held_kib(&self) -> usize {
         self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }

@@ -5,6 +5,7 @@
 mod backup;
 mod bad_input;
 mod bed;
+mod bench;
 mod call;
 mod catalogue;
 mod commands;

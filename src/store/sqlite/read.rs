@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use tokio::sync::Semaphore;
 
-use super::open::flags;
+use super::open::{flags, keep_plans};
 use super::reading::{READ_LIMIT, Reading};
 use super::rows::{SELECT_JOB, SELECT_LISTED_JOB, read_job};
 use crate::clock::Stopwatch;
@@ -45,6 +45,7 @@ impl Readers {
         let open = || -> rusqlite::Result<Connection> {
             let connection = Connection::open_with_flags(file, flags(false))?;
             connection.busy_timeout(READ_LIMIT)?;
+            keep_plans(&connection)?;
             Ok(connection)
         };
         let connections: Result<Vec<_>, _> = (0..CONNECTIONS).map(|_| open()).collect();

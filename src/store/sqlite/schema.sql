@@ -63,8 +63,8 @@ CREATE TABLE jobs (
     tail         INTEGER NOT NULL,    -- its 62 random bits
     queue        INTEGER NOT NULL,    -- queues.id
     ledger       INTEGER NOT NULL,    -- ledger.id, for ever
-    state        TEXT    NOT NULL CHECK (state IN
-        ('scheduled', 'ready', 'retrying', 'running', 'completed', 'cancelled', 'dead')),
+    state        TEXT    NOT NULL CHECK (state = 'ready' OR state = 'running' OR state = 'completed'
+        OR state = 'retrying' OR state = 'scheduled' OR state = 'cancelled' OR state = 'dead'),
     priority     INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 9),
     run_at       INTEGER NOT NULL,
     created_at   INTEGER NOT NULL,

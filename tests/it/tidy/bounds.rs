@@ -6,9 +6,12 @@ use super::{Finding, holds_everywhere, lines_found};
 /// Tokio's channels without a limit.
 const UNBOUNDED: &[&str] = &["unbounded_channel", "UnboundedSender", "UnboundedReceiver"];
 
-/// Ways to look now and then. None is needed so far; what is due has a time, and the rest wakes.
+/// Ways to look now and then. The daemon needs none; what is due has a time, and the rest wakes.
 const POLLING: &[&str] =
     &["interval", "interval_at", "recv_timeout", "park_timeout", "park_timeout_ms"];
+
+/// What is no part of the daemon and goes by the second: measuring, and the pace of the demonstration.
+const PACED: &[&str] = &["src/cli/bench/", "src/cli/demo"];
 
 /// What of prometheus works on the registry of the whole process.
 const GLOBAL: &[&str] = &["default_registry", "gather", "register", "unregister"];
@@ -27,7 +30,8 @@ fn unbounded_channels(file: &Source) -> Vec<Finding> {
 
 fn polling(file: &Source) -> Vec<Finding> {
     let complaint = "looks now and then; wait for the event, or for the time at which it is due";
-    program_words(file, complaint, |word, _| POLLING.contains(&word))
+    let is_paced = PACED.iter().any(|place| file.path.starts_with(place));
+    program_words(file, complaint, |word, _| POLLING.contains(&word) && !is_paced)
 }
 
 fn global_metrics(file: &Source) -> Vec<Finding> {

@@ -8,8 +8,8 @@ const NAMES: &[(&[&str], &[&str], &str)] = &[
     (&["prometheus"], &["src/metrics.rs", "src/metrics/"], "metrics"),
     (
         &["axum", "hyper", "hyper_util", "http_body_util"],
-        &["src/server.rs", "src/server/"],
-        "the server",
+        &["src/server.rs", "src/server/", "src/cli/bench/"],
+        "the server, and the benchmark that loads it,",
     ),
     (&["rusqlite", "libsqlite3_sys"], &["src/store/"], "an engine of the store"),
     (&["SystemTime", "UNIX_EPOCH"], &["src/clock.rs"], "the clock"),

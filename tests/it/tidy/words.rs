@@ -20,6 +20,7 @@ const PLACED: &[(&[&str], &[&str], &str)] = &[(
     &[
         "src/server.rs",
         "src/server/",
+        "src/cli/bench/connection.rs",
         "src/worker/exec.rs",
         "src/worker/exec/",
         "src/worker/http.rs",

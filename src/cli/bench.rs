@@ -1,0 +1,127 @@
+//! `tallyd bench`: loads a server of its own, in another process, and says how fast it was.
+
+mod connection;
+mod create;
+mod error;
+mod lifecycle;
+mod load;
+mod progress;
+mod report;
+mod server;
+mod storeless;
+mod work;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{FalseyValueParser, RangedU64ValueParser};
+
+use self::error::BenchError;
+use self::progress::Progress;
+use self::server::{Place, Server};
+use self::work::Work;
+use super::Failure;
+
+/// The jobs of a request that fills the store.
+const FILLING_BATCH: u64 = 10_000;
+
+/// The flags of `tallyd bench`.
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Mode {
+    /// Create jobs, and compare with a server that stores nothing
+    Create(create::Create),
+    /// Create, lease and finish jobs, many at a time
+    Lifecycle(lifecycle::Lifecycle),
+    /// Serve creates that store nothing, for `create` to compare with
+    #[command(hide = true)]
+    Storeless(storeless::Storeless),
+}
+
+/// What all modes have.
+#[derive(Debug, clap::Args)]
+struct Load {
+    /// Connections that each send the next request when the last is answered
+    #[arg(long, env = "TALLYD_BENCH_CONNECTIONS", default_value_t = 64)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..=5_000))]
+    connections: usize,
+    /// How long to measure
+    #[arg(long, env = "TALLYD_BENCH_SECONDS", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// The bytes of each payload
+    #[arg(long, env = "TALLYD_BENCH_PAYLOAD", value_name = "BYTES", default_value_t = 200)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(11..=1_000_000))]
+    payload: usize,
+    /// Ready jobs that are stored before the measurement; the server is started anew behind them
+    #[arg(long, env = "TALLYD_BENCH_STORED", value_name = "JOBS", default_value_t = 0)]
+    stored: u64,
+    /// Where to put the temporary store: on the disk that is to be measured
+    #[arg(long, env = "TALLYD_BENCH_DIR", value_name = "DIRECTORY", default_value = ".")]
+    dir: PathBuf,
+    /// Start the server by this command, such as "strace -D -f -qq -o /dev/null"
+    #[arg(long, env = "TALLYD_BENCH_UNDER", value_name = "COMMAND", value_delimiter = ' ')]
+    under: Vec<String>,
+    /// Print JSON for programs
+    #[arg(long, env = "TALLYD_JSON", value_parser = FalseyValueParser::new())]
+    json: bool,
+}
+
+impl Bench {
+    /// Measures and prints.
+    ///
+    /// # Errors
+    ///
+    /// The server under test cannot be started, or answers otherwise than it should.
+    pub fn run(&self) -> Result<(), Failure> {
+        let result = match &self.mode {
+            Mode::Storeless(storeless) => return storeless.run(),
+            Mode::Create(create) => run(create.run()),
+            Mode::Lifecycle(lifecycle) => run(lifecycle.run()),
+        };
+        result.map_err(|error| Failure::Other(error.into()))
+    }
+}
+
+/// The load comes from one thread, like that of a client which is not what is measured.
+fn run(bench: impl Future<Output = Result<(), BenchError>>) -> Result<(), BenchError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(BenchError::system("start a runtime"))?.block_on(bench)
+}
+
+impl Load {
+    fn place(&self) -> Result<Place, BenchError> {
+        Place::new(&self.dir, &self.under)
+    }
+
+    fn amount(&self) -> load::Amount {
+        load::Amount { connections: self.connections, time: Duration::from_secs(self.seconds) }
+    }
+
+    /// Starts the daemon, on a store that holds what it should.
+    async fn serve(&self, place: &Place, progress: &Progress) -> Result<Server, BenchError> {
+        let mut server = place.serve().await?;
+        if self.stored > 0 {
+            progress.begin("storing jobs", self.stored);
+            let mut connection = connection::Connection::open(server.address).await?;
+            let mut left = self.stored;
+            let full = Work::create_batch(self.payload, FILLING_BATCH);
+            while left > 0 {
+                let count = left.min(FILLING_BATCH);
+                let rest = (count < FILLING_BATCH).then(|| Work::create_batch(self.payload, count));
+                rest.as_ref().unwrap_or(&full).create_all(&mut connection).await?;
+                left -= count;
+                progress.advance(self.stored - left);
+            }
+            drop(connection);
+            server.stop().await?;
+            server = place.serve().await?;
+        }
+        Ok(server)
+    }
+}
