@@ -4,6 +4,7 @@
 //! the table in `routes`, which the router and the API's description are both made of.
 //! `receiver` is no part of it: it answers pushes, for the commands that need someone to push to.
 
+mod backups;
 mod batch;
 mod body;
 mod connections;

@@ -4,7 +4,9 @@
 //! once handed over is finished even if its caller goes away. See `store/writer.rs` for how many callers
 //! share one sync, and `store/sqlite.rs` for what is on disk.
 
+mod backup;
 mod id;
+mod open_error;
 mod operation;
 mod parked;
 mod served;
@@ -12,7 +14,9 @@ mod sqlite;
 mod types;
 mod writer;
 
+pub use backup::{Backup, BackupError};
 pub use id::{JobId, Lease};
+pub use open_error::OpenError;
 pub use types::*;
 
 use std::time::Duration;
@@ -23,6 +27,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use backup::Backups;
 use operation::{Call, Operation};
 use sqlite::Readers;
 use std::sync::Arc;
@@ -41,6 +46,7 @@ const MAX_BATCH_JOBS: usize = 10_000;
 pub struct Store {
     writer: Writer,
     readers: Readers,
+    backups: Arc<Backups>,
     due: watch::Receiver<Option<Timestamp>>,
     identity: Arc<str>,
     mark: Arc<str>,
@@ -57,10 +63,12 @@ impl Store {
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
         let (due_sender, due) = watch::channel(None);
-        let (engine, readers) = sqlite::open(config, clock, metrics.clone(), due_sender)?;
+        let (engine, readers) =
+            sqlite::open(config.clone(), clock.clone(), metrics.clone(), due_sender)?;
         let (identity, mark) = (engine.identity(), engine.mark());
+        let backups = Arc::new(Backups::new(&engine, &config, clock, metrics.clone()));
         let writer = Writer::start(engine, metrics)?;
-        Ok(Self { writer, readers, due, identity, mark })
+        Ok(Self { writer, readers, backups, due, identity, mark })
     }
 
     /// The UUID that the store was given when it was made.
@@ -182,6 +190,17 @@ impl Store {
         self.writer.call((), Operation::Recount).await
     }
 
+    /// Writes a copy of the store, as it is at one moment before the answer, into `backup_dir`,
+    /// while everything else goes on.
+    ///
+    /// One at a time. It goes on if its caller goes away. What there is of a copy that fails is
+    /// removed.
+    pub async fn backup(&self) -> Result<Backup, StoreError> {
+        let (backups, writer) = (self.backups.clone(), self.writer.clone());
+        let written = tokio::spawn(async move { backups.write(&writer).await }).await;
+        written.unwrap_or_else(|panic| Err(BackupError::Failed(panic.to_string()).into()))
+    }
+
     /// When the next scheduled or retrying job is due or lease ends, as far as it is known; changes wake the sweeper.
     pub fn due(&self) -> watch::Receiver<Option<Timestamp>> {
         self.due.clone()
@@ -198,14 +217,17 @@ impl Store {
         self.writer.failed().await
     }
 
-    /// Answers waiting claims with nothing; later claims do not wait.
+    /// Answers waiting claims with nothing; later claims do not wait. Gives up a backup that is
+    /// being written.
     pub async fn stop_waiting(&self) -> Result<(), StoreError> {
+        self.backups.stop();
         self.writer.call((), Operation::StopWaiting).await
     }
 
     /// Finishes what was handed over, then closes the files.
     pub async fn close(&self) -> Result<(), StoreError> {
         // Before the writer, whose connection can only put the log away if it is the last.
+        self.backups.close().await;
         self.readers.close().await;
         self.writer.close().await
     }

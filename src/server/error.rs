@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::json;
 use crate::metrics::Rejected;
-use crate::store::StoreError;
+use crate::store::{BackupError, StoreError};
 
 /// Every case in which a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,8 @@ pub(super) enum Code {
     QueueHasRunner,
     QueueNotEmpty,
     QueueConfigured,
+    NoBackupDir,
+    BackupRunning,
     BodyTooLarge,
     JobTooLarge,
     TooManyItems,
@@ -51,6 +53,7 @@ pub(super) enum Code {
     TooSlow,
     JobDamaged,
     StoreUnreadable,
+    BackupFailed,
     StoreStopped,
     DiskFull,
 }
@@ -84,6 +87,8 @@ impl Code {
             Self::QueueHasRunner => ("queue_has_runner", 409, None),
             Self::QueueNotEmpty => ("queue_not_empty", 409, None),
             Self::QueueConfigured => ("queue_configured", 409, None),
+            Self::NoBackupDir => ("no_backup_dir", 409, None),
+            Self::BackupRunning => ("backup_running", 409, None),
             Self::BodyTooLarge => ("body_too_large", 413, Some(R::BodyTooLarge)),
             Self::JobTooLarge => ("job_too_large", 413, Some(R::PayloadTooLarge)),
             Self::TooManyItems => ("too_many_items", 413, Some(R::BodyTooLarge)),
@@ -102,6 +107,7 @@ impl Code {
             Self::TooSlow => ("too_slow", 503, Some(R::Timeout)),
             Self::JobDamaged => ("job_damaged", 503, None),
             Self::StoreUnreadable => ("store_unreadable", 503, None),
+            Self::BackupFailed => ("backup_failed", 503, None),
             Self::StoreStopped => ("store_stopped", 503, None),
             Self::DiskFull => ("disk_full", 507, Some(R::DiskFull)),
         }
@@ -200,6 +206,7 @@ impl From<StoreError> for ApiError {
             StoreError::UniqueKeyHeld { .. } => Code::UniqueKeyHeld,
             StoreError::QueueNotEmpty { .. } => Code::QueueNotEmpty,
             StoreError::QueueConfigured(_) => Code::QueueConfigured,
+            StoreError::Backup(error) => backup_code(error),
             StoreError::DiskFull => Code::DiskFull,
             StoreError::Busy => Code::StoreBusy,
             StoreError::Unreadable(_) => Code::StoreUnreadable,
@@ -213,10 +220,22 @@ impl From<StoreError> for ApiError {
             Code::QueueFull => "; try again later",
             Code::JobDamaged => "; stop tallyd and look at its file, others are served still",
             Code::QueueNotEmpty => "; cancel or discard them first",
+            Code::NoBackupDir => "; set it in the configuration, and start tallyd again",
+            Code::BackupRunning => "; try again when it has ended",
             Code::QueueNotConfigured => "; use a configured queue, or configure it",
             _ => "",
         };
         Self::new(code, format!("{error}{advice}"))
+    }
+}
+
+fn backup_code(error: &BackupError) -> Code {
+    match error {
+        BackupError::NoDirectory => Code::NoBackupDir,
+        BackupError::Running => Code::BackupRunning,
+        BackupError::GivenUp => Code::Draining,
+        BackupError::Failed(_) => Code::BackupFailed,
+        BackupError::NoRoom { .. } => Code::DiskFull,
     }
 }
 

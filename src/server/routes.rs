@@ -9,6 +9,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
+use super::backups::{self, BackupView};
 use super::body::Media;
 use super::error::{ApiError, Code};
 use super::job_request::CreateJob;
@@ -152,6 +153,7 @@ pub(super) fn table() -> Vec<Route> {
     let mut table = job_routes();
     table.extend(queue_routes());
     table.extend(lease_routes());
+    table.push(backup_route());
     table.extend(page_routes());
     table
 }
@@ -332,6 +334,22 @@ fn lease_routes() -> Vec<Route> {
         .refuses(&[Code::TooManyItems])
         .writes(),
     ]
+}
+
+fn backup_route() -> Route {
+    const BACKUP: &[Code] =
+        &[Code::NoBackupDir, Code::BackupRunning, Code::BackupFailed, Code::Draining];
+    Route::new(
+        Method::POST,
+        "/v1/backup",
+        "writeBackup",
+        "writes a copy of the store into backup_dir",
+        backups::write,
+    )
+    .takes::<Nothing>(Media::Json)
+    .answers::<BackupView>(200)
+    .refuses(BACKUP)
+    .writes()
 }
 
 fn page_routes() -> Vec<Route> {

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::sqlite::Engine;
+use super::sqlite::{BackupStep, Engine, Mark};
 use super::*;
 use crate::job::Outcome;
 
@@ -90,6 +90,7 @@ pub(super) enum Operation {
     Queues(Call<Option<String>, Vec<Queue>>),
     Sweep(Call<Sweep, Swept>),
     Recount(Call<(), Recounted>),
+    Backup(Call<BackupStep, Mark>),
     StopWaiting(Call<(), ()>),
     Close(Call<(), ()>),
     /// Stands in a batch where a claim was that waits now.
@@ -139,6 +140,7 @@ impl Operation {
             Self::Queues(call) => call.apply(|name| engine.queues(name.as_deref())),
             Self::Sweep(call) => call.apply(|sweep| engine.sweep(sweep)),
             Self::Recount(call) => call.apply(|()| engine.recount()),
+            Self::Backup(call) => call.apply(|step| engine.backup_step(*step)),
             Self::StopWaiting(call) | Self::Close(call) => call.apply(|()| Ok(())),
             Self::Parked => Ok(()),
         }
@@ -158,6 +160,7 @@ impl Operation {
             Self::Queues(call) => call.refuse(error),
             Self::Sweep(call) => call.refuse(error),
             Self::Recount(call) => call.refuse(error),
+            Self::Backup(call) => call.refuse(error),
             Self::StopWaiting(call) | Self::Close(call) => call.refuse(error),
             Self::Parked => {}
         }
@@ -189,6 +192,7 @@ impl Operation {
             Self::Queues(call) => drop(call.deliver()),
             Self::Sweep(call) => drop(call.deliver()),
             Self::Recount(call) => drop(call.deliver()),
+            Self::Backup(call) => drop(call.deliver()),
             Self::StopWaiting(call) | Self::Close(call) => drop(call.deliver()),
             Self::Parked => {}
         }

@@ -48,6 +48,7 @@
 //! 1.01 to 1.22 times as fast for a log a third larger. For checkpoints see [`checkpoint`].
 
 mod act;
+mod backup;
 mod bulk;
 mod checkpoint;
 mod claim;
@@ -55,6 +56,7 @@ mod create;
 mod disk;
 mod finish;
 mod kept;
+mod log;
 mod open;
 mod queues;
 mod read;
@@ -68,6 +70,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub(super) use backup::{BackupStep, Copying, Source, remove_leftovers};
+pub(super) use log::Mark;
 pub(super) use open::open;
 pub(super) use read::Readers;
 
@@ -83,6 +87,7 @@ use tracing::{info, warn};
 
 use self::checkpoint::Checkpointer;
 use self::disk::{Lock, Reserve};
+use self::log::Log;
 use self::state::State;
 use super::operation::Failure;
 use super::{JobId, OpenError, StoreError};
@@ -107,6 +112,8 @@ pub(super) struct Engine {
     clock: Clock,
     metrics: Arc<Metrics>,
     checkpointer: Checkpointer,
+    /// The log as a file, for backups.
+    log: Arc<Log>,
     /// Room for the index of the log, held open: closing it would end SQLite's locks on it.
     index: File,
     reserve: Reserve,
@@ -200,6 +207,7 @@ impl Engine {
             }
             self.state.reload(&self.connection, &self.config)
         };
+        self.checkpointer.tell_again();
         self.state = undo().map_err(|error| format!("cannot undo a batch: {error}"))?;
         Ok(())
     }

@@ -1,12 +1,11 @@
 //! What goes into the store and what comes out: plain data.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::{JobId, Lease};
+use super::{BackupError, JobId, Lease};
 use crate::clock::{Stopwatch, Timestamp};
 use crate::job::{AttemptResult, InvalidTransition, Outcome, State};
 
@@ -409,6 +408,9 @@ pub enum StoreError {
         /// Why.
         error: Box<StoreError>,
     },
+    /// No backup was written.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// No room on the file system of the store.
     #[error("the disk of the store is full; free space, or let jobs finish")]
     DiskFull,
@@ -433,65 +435,4 @@ pub enum StoreError {
     /// The store has failed or is closed.
     #[error("the store has stopped: {0}")]
     Stopped(String),
-}
-
-/// Why the store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("{file} is in use by another tallyd (it holds {lock})", file = .file.display(), lock = .lock.display())]
-    Locked {
-        /// The store's file.
-        file: PathBuf,
-        /// The lock file.
-        lock: PathBuf,
-    },
-    /// It is a file of something else.
-    #[error("{} is not a tallyd store: {found}", .file.display())]
-    NotAStore {
-        /// The file.
-        file: PathBuf,
-        /// What it looks like.
-        found: String,
-    },
-    /// A newer tallyd has written it.
-    #[error(
-        "{file} has schema version {found}, and this tallyd knows versions up to {known}; use a newer tallyd",
-        file = .file.display()
-    )]
-    TooNew {
-        /// The file.
-        file: PathBuf,
-        /// Its version.
-        found: i64,
-        /// The newest that this binary knows.
-        known: i64,
-    },
-    /// The library has a bug that loses data.
-    #[error("SQLite {0} has a bug that can corrupt the log; 3.51.3 or newer is required")]
-    OldSqlite(&'static str),
-    /// A file could not be used.
-    #[error("cannot {doing} {}", .file.display())]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file.
-        file: PathBuf,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-    /// There is no room on its file system, and no reserve left to give up.
-    #[error("no room to open {}: its file system is full; make some room first", .file.display())]
-    DiskFull {
-        /// The store's file.
-        file: PathBuf,
-    },
-    /// The engine failed.
-    #[error("cannot open {}", .file.display())]
-    Engine {
-        /// The store's file.
-        file: PathBuf,
-        /// Why it failed.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod backup;
 mod bad_input;
 mod bed;
 mod bench;
@@ -29,6 +30,7 @@ mod life;
 mod limits;
 mod long_poll;
 mod model;
+mod mount;
 mod openapi;
 mod oracle;
 mod processes;

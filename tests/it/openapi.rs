@@ -10,12 +10,13 @@ use crate::refusals::CASES;
 use crate::tools::{python, said};
 
 /// Every route there is.
-const ROUTES: [(&str, &str); 24] = [
+const ROUTES: [(&str, &str); 25] = [
     ("GET", "/"),
     ("GET", "/-/healthy"),
     ("GET", "/-/ready"),
     ("GET", "/metrics"),
     ("GET", "/openapi.json"),
+    ("POST", "/v1/backup"),
     ("GET", "/v1/jobs"),
     ("POST", "/v1/jobs"),
     ("POST", "/v1/jobs/batch"),
@@ -45,7 +46,10 @@ struct Walk {
 
 impl Walk {
     fn begin() -> Self {
-        Self { daemon: Daemon::start("[queues.small]\nmax_depth = 1\n"), exchanges: Vec::new() }
+        Self {
+            daemon: Daemon::start("backup_dir = \".\"\n[queues.small]\nmax_depth = 1\n"),
+            exchanges: Vec::new(),
+        }
     }
 
     /// Asks `path`, which fits the route `template`.
@@ -147,6 +151,8 @@ impl Walk {
         self.on_queue("GET", "a%20b", "", Value::Null).await;
         self.on_queue("DELETE", "default", "", Value::Null).await;
         self.on_queue("DELETE", "nosuch", "", Value::Null).await;
+        self.post("/v1/backup", Value::Null).await;
+        self.post("/v1/backup", json!({"file": "x"})).await;
         self.get("/v1/stats").await;
         self.get("/openapi.json").await;
     }

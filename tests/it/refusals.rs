@@ -33,6 +33,8 @@ pub const CASES: &[(&str, u16, Option<&str>)] = &[
     ("queue_has_runner", 409, None),
     ("queue_not_empty", 409, None),
     ("queue_configured", 409, None),
+    ("no_backup_dir", 409, None),
+    ("backup_running", 409, None),
     ("body_too_large", 413, Some("body_too_large")),
     ("job_too_large", 413, Some("payload_too_large")),
     ("too_many_items", 413, Some("body_too_large")),
@@ -47,6 +49,7 @@ pub const CASES: &[(&str, u16, Option<&str>)] = &[
     ("too_slow", 503, Some("timeout")),
     ("job_damaged", 503, None),
     ("store_unreadable", 503, None),
+    ("backup_failed", 503, None),
     ("store_stopped", 503, None),
     ("disk_full", 507, Some("disk_full")),
 ];

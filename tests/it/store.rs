@@ -1,5 +1,6 @@
 //! What the store promises, one test for each promise.
 
+mod backups;
 mod claims;
 mod creates;
 mod damage;

@@ -43,6 +43,8 @@ use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 use tracing::warn;
 
+use super::backup::BackupStep;
+use super::log::{Changed, Log, Mark};
 use super::open::flags;
 use super::reading::Reading;
 use crate::metrics::Metrics;
@@ -86,8 +88,14 @@ pub(super) struct Checkpointer {
     /// The log's length when our own reads paused last.
     paused_at: i64,
     shared: Arc<Shared>,
+    /// The store's file. Closing any descriptor of it drops SQLite's locks on it, so this one must
+    /// outlive all connections.
+    file: Arc<File>,
     /// None once it was joined.
-    thread: Option<JoinHandle<File>>,
+    thread: Option<JoinHandle<()>>,
+    /// What changes while a backup is made, and whether nothing is copied meanwhile.
+    changed: Option<Changed>,
+    is_still: bool,
 }
 
 #[derive(Default)]
@@ -147,13 +155,11 @@ impl Checkpointer {
             file: file.to_owned(),
             source,
         };
-        // Closing any descriptor of the file drops SQLite's locks on it: this one is handed back
-        // when the thread ends, and closed after all connections.
-        let synced = File::options().read(true).write(true).open(file).map_err(io)?;
-        let for_thread = shared.clone();
+        let file = File::options().read(true).write(true).open(file).map(Arc::new).map_err(io)?;
+        let (for_thread, synced) = (shared.clone(), file.clone());
         let thread = thread::Builder::new()
             .name("tallyd-checkpoint".into())
-            .spawn(move || copy_when_asked(&connection, &for_thread, synced))
+            .spawn(move || copy_when_asked(&connection, &for_thread, &synced))
             .map_err(io)?;
         Ok(Self {
             pages,
@@ -165,7 +171,10 @@ impl Checkpointer {
             reading: Reading::new(),
             paused_at: 0,
             shared,
+            file,
             thread: Some(thread),
+            changed: None,
+            is_still: false,
         })
     }
 
@@ -244,6 +253,10 @@ impl Checkpointer {
     /// Asks the thread to copy what has come, or copies the rest.
     pub(super) fn after_commit(&mut self, connection: &Connection, metrics: &Metrics) {
         let pages = self.pages.load(Ordering::Relaxed);
+        if let Some(changed) = &mut self.changed {
+            changed.note(pages.unsigned_abs());
+            self.is_still &= pages < PAUSE_AT; // a backup does not make creates wait
+        }
         let copied_at = self.copied_at.take();
         if pages < self.asked_at {
             self.asked_at = 0; // the log has begun at its start again
@@ -279,6 +292,9 @@ impl Checkpointer {
     }
 
     fn look(&mut self, pages: i64, connection: &Connection, metrics: &Metrics) {
+        if self.is_still {
+            return;
+        }
         let writer_at = self.writer_at();
         let mut order = self.shared.lock();
         for _ in 0..std::mem::take(&mut order.errors) {
@@ -304,26 +320,73 @@ impl Checkpointer {
     }
 
     /// Ends the thread; what it hands back must be closed after all connections.
-    pub(super) fn stop(mut self) -> Option<File> {
-        self.join()
+    pub(super) fn stop(mut self) -> Arc<File> {
+        self.join();
+        self.file.clone()
     }
 
-    fn join(&mut self) -> Option<File> {
-        let thread = self.thread.take()?;
+    fn join(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
-        let ended = thread.join();
-        if ended.is_err() {
+        if thread.join().is_err() {
             warn!(event = "checkpoint_panicked", "the checkpoint thread had panicked");
         }
-        ended.ok()
+    }
+
+    /// The store's file, for reading; to be closed after all connections.
+    pub(super) fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
+
+    /// Tells when the thread does not copy.
+    pub(super) fn idle(&self) -> Idle {
+        Idle(self.shared.clone())
+    }
+
+    /// After a batch was undone: what a backup was told in it, it may not have heard.
+    pub(super) fn tell_again(&mut self) {
+        self.changed.iter_mut().for_each(Changed::tell_again);
+    }
+
+    /// Takes a step of a backup, between two commits.
+    pub(super) fn backup_step(&mut self, step: BackupStep, log: &Arc<Log>) -> Result<Mark, String> {
+        let frames = self.pages.load(Ordering::Relaxed).unsigned_abs();
+        if step == BackupStep::Begin {
+            let begun = Changed::begin(log.clone(), frames).map_err(|error| error.to_string())?;
+            self.changed = Some(begun);
+        }
+        let is_still = self.is_still;
+        match step {
+            BackupStep::Begin | BackupStep::Mark => {
+                let not_begun = "it has not begun".to_owned();
+                return self.changed.as_mut().ok_or(not_begun).and_then(Changed::take);
+            }
+            BackupStep::Hold => self.is_still = true,
+            BackupStep::Release => self.is_still = false,
+            BackupStep::End => (self.changed, self.is_still) = (None, false),
+        }
+        Ok(Mark::of_stillness(is_still))
     }
 }
 
 impl Drop for Checkpointer {
     /// A start that fails leaves no connection behind.
     fn drop(&mut self) {
-        drop(self.join());
+        self.join();
+    }
+}
+
+/// Tells when the thread does not copy.
+#[derive(Clone)]
+pub(super) struct Idle(Arc<Shared>);
+
+impl Idle {
+    /// Waits until the thread has done what it was asked to.
+    pub(super) fn wait(&self) {
+        let is_copying = |order: &mut Order| (order.wanted || order.running) && !order.stop;
+        let waited = self.0.changed.wait_while(self.0.lock(), is_copying);
+        drop(waited.expect("nothing panics while it holds the order"));
     }
 }
 
@@ -363,14 +426,14 @@ impl Shared {
 }
 
 /// The thread: copies when asked until it is told to stop.
-fn copy_when_asked(connection: &Connection, shared: &Shared, synced: File) -> File {
+fn copy_when_asked(connection: &Connection, shared: &Shared, synced: &File) {
     loop {
         let mut order = shared.lock();
         while !order.wanted && !order.stop {
             order = shared.changed.wait(order).expect("nothing panics while it holds the order");
         }
         if order.stop {
-            return synced;
+            return;
         }
         let twice = order.twice;
         order.wanted = false;

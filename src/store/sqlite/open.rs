@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::checkpoint::Checkpointer;
 use super::disk::{self, Lock, Reserve};
+use super::log::{self, Log};
 use super::read::Readers;
 use super::state::State;
 use super::{Engine, schema};
@@ -80,11 +81,18 @@ fn open_locked(
 ) -> Result<(Engine, Readers), OpenError> {
     let failed = |error| OpenError::engine(file, error);
     let io = |source| OpenError::Io { doing: "open", file: file.to_owned(), source };
+    if log::is_of_another_file(file).map_err(io)? {
+        return Err(OpenError::ForeignLog {
+            file: file.to_owned(),
+            log: disk::beside(file, "-wal"),
+        });
+    }
     let mut connection = Connection::open_with_flags(file, flags(true)).map_err(failed)?;
     configure(&connection).map_err(failed)?;
     schema::prepare(&mut connection, file)?;
     enter_wal(&connection).map_err(failed)?;
     copy_log(&connection).map_err(failed)?;
+    let log = Log::open(file).map(Arc::new).map_err(io)?;
     let index = disk::reserve_index(file).map_err(|error| no_index(error, file))?;
     let reserve = Reserve::of(file).map_err(io)?;
     let checkpointer = Checkpointer::start(file, &mut connection)?;
@@ -101,6 +109,7 @@ fn open_locked(
         clock: clock.clone(),
         metrics: metrics.clone(),
         checkpointer,
+        log,
         index,
         reserve,
         is_short_of_room: false,

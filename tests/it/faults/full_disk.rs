@@ -2,8 +2,6 @@
 
 use std::fs::File;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,40 +17,9 @@ use super::{
 };
 use crate::fixture::{Daemon, PATIENCE};
 use crate::journal::Journal;
+use crate::mount::Mount;
 use crate::oracle::{Entry, Stored, violations};
 use crate::strace::trace;
-
-/// A file system in memory, mounted over a directory until it is dropped.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn over(directory: &Path, size: &str) -> Self {
-        let mount = Self(directory.to_owned());
-        mount.run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
-        mount
-    }
-
-    fn resize(&self, size: &str) {
-        self.run("mount", &["-o", &format!("remount,size={size}")]);
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let root = rustix::process::geteuid().is_root();
-        let mut command = Command::new(if root { program } else { "sudo" });
-        if !root {
-            command.args(["-n", program]);
-        }
-        let output = command.args(arguments).arg(&self.0).output().expect("it starts");
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "this test must be able to {program}, as root: {error}");
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        self.run("umount", &["--lazy"]);
-    }
-}
 
 #[tokio::test]
 async fn a_full_disk_refuses_creates_and_nothing_else_until_there_is_room() {

@@ -33,6 +33,7 @@ const SLEEPING_FILES: &[(&str, &str)] = &[
         "a pause when descriptors have run out: nothing says when one is free",
     ),
     ("src/server/deadline.rs", "time limits of connections"),
+    ("src/store/sqlite/backup.rs", "pauses of a copy, which leave the disk to commits"),
     ("src/sweeper.rs", "the time at which something is due"),
     ("src/worker.rs", "a pause after a claim that failed"),
     ("src/worker/attempt.rs", "the time of a renewal; a pause after one that failed"),

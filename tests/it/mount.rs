@@ -1,0 +1,36 @@
+//! A small file system, to be filled.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A file system in memory, mounted over a directory until it is dropped.
+pub struct Mount(PathBuf);
+
+impl Mount {
+    pub fn over(directory: &Path, size: &str) -> Self {
+        let mount = Self(directory.to_owned());
+        mount.run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
+        mount
+    }
+
+    pub fn resize(&self, size: &str) {
+        self.run("mount", &["-o", &format!("remount,size={size}")]);
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let root = rustix::process::geteuid().is_root();
+        let mut command = Command::new(if root { program } else { "sudo" });
+        if !root {
+            command.args(["-n", program]);
+        }
+        let output = command.args(arguments).arg(&self.0).output().expect("it starts");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "this test must be able to {program}, as root: {error}");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.run("umount", &["--lazy"]);
+    }
+}
