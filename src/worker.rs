@@ -26,6 +26,7 @@ use self::attempt::{Attempt, Next};
 use self::exec::Spawner;
 pub use self::http::PushError;
 use self::http::Pusher;
+use self::http::lookup::Lookups;
 use crate::clock::Clock;
 use crate::config::{self, Config, ExecConfig, QueueConfig};
 use crate::metrics::Metrics;
@@ -85,8 +86,9 @@ impl Workers {
             interrupt: interrupt.clone(),
             late_renewals: watch::channel(0).0,
         });
+        let lookups = Lookups::new();
         for (name, queue) in &config.queues {
-            let Some(runner) = Runner::of(queue, clock)? else { continue };
+            let Some(runner) = Runner::of(queue, &lookups, clock)? else { continue };
             let queue = Queue {
                 name: name.as_str().into(),
                 runner,
@@ -146,7 +148,11 @@ pub enum StartError {
 
 impl Runner {
     /// The runner of a queue, if the daemon has to run its jobs.
-    fn of(queue: &QueueConfig, clock: &Clock) -> Result<Option<Self>, StartError> {
+    fn of(
+        queue: &QueueConfig,
+        lookups: &Lookups,
+        clock: &Clock,
+    ) -> Result<Option<Self>, StartError> {
         Ok(match &queue.runner {
             config::Runner::Lease => None,
             config::Runner::Exec(exec) => {
@@ -154,7 +160,7 @@ impl Runner {
                 Some(Self::Exec(exec.clone(), spawner))
             }
             config::Runner::Http(http) => {
-                Some(Self::Http(Pusher::new(http, queue.concurrency, clock.clone())?))
+                Some(Self::Http(Pusher::new(http, queue.concurrency, lookups, clock.clone())?))
             }
         })
     }

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, RangedU64ValueParser};
+use tokio_util::sync::CancellationToken;
 
 use self::connection::Connection;
 use self::error::BenchError;
@@ -23,6 +24,7 @@ use self::progress::Progress;
 use self::server::{Place, Server};
 use self::work::Work;
 use super::Failure;
+use super::signals::serve_until_asked;
 
 /// The jobs of a request that fills the store.
 const FILLING_BATCH: u64 = 10_000;
@@ -83,20 +85,23 @@ impl Bench {
     ///
     /// The server under test cannot be started, or answers otherwise than it should.
     pub fn run(&self) -> Result<(), Failure> {
-        let result = match &self.mode {
-            Mode::Storeless(storeless) => return storeless.run(),
+        match &self.mode {
+            Mode::Storeless(storeless) => storeless.run(),
             Mode::Create(create) => run(create.run()),
             Mode::Lifecycle(lifecycle) => run(lifecycle.run()),
             Mode::Push(push) => run(push.run()),
-        };
-        result.map_err(|error| Failure::Other(error.into()))
+        }
     }
 }
 
-/// The load comes from one thread, like that of a client which is not what is measured.
-fn run(bench: impl Future<Output = Result<(), BenchError>>) -> Result<(), BenchError> {
+/// Runs a benchmark, unless a signal ends it: then its server and its files go as well. The load
+/// comes from one thread, like that of a client which is not what is measured.
+fn run(bench: impl Future<Output = Result<(), BenchError>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(BenchError::system("start a runtime"))?.block_on(bench)
+    let runtime = runtime.map_err(|error| Failure::Other(error.into()))?;
+    runtime.block_on(serve_until_asked(async |stop: CancellationToken| {
+        stop.run_until_cancelled(bench).await.unwrap_or(Err(BenchError::Interrupted))
+    }))
 }
 
 impl Load {

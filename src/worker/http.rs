@@ -5,6 +5,7 @@
 //! anything else, a redirect, no answer ──> failed        no answer in time ──> timed out
 //! ```
 
+pub(super) mod lookup;
 mod signature;
 
 use std::error::Error;
@@ -16,6 +17,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio_util::sync::CancellationToken;
 
+use self::lookup::Lookups;
 use super::ended::{Ended, json_string};
 use crate::clock::{Clock, Timestamp};
 use crate::config::limits::{MAX_JSON_DEPTH, nests_deeper};
@@ -61,6 +63,7 @@ impl Pusher {
     pub(super) fn new(
         config: &HttpConfig,
         concurrency: u32,
+        lookups: &Lookups,
         clock: Clock,
     ) -> Result<Self, PushError> {
         let failed = |source| PushError { url: config.url.clone(), source };
@@ -73,6 +76,7 @@ impl Pusher {
             .redirect(Policy::none())
             .http1_only()
             .connect_timeout(config.connect_timeout)
+            .dns_resolver(lookups.clone())
             .pool_max_idle_per_host(concurrency as usize)
             .pool_idle_timeout(IDLE);
         if url.scheme() == "http" {

@@ -1,7 +1,9 @@
 //! The benchmark: measures a real server, prints figures that hold together, leaves nothing behind.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -103,5 +105,24 @@ fn pushes_are_measured_at_once_and_one_at_a_time() {
     let single = &report["create_to_start"];
     assert!(number(&single["p50_ms"]) > 0.0, "{report}");
     assert!(number(&single["p50_ms"]) <= number(&single["max_ms"]), "{report}");
+    assert!(is_empty(&place));
+}
+
+#[tokio::test]
+async fn an_interrupt_leaves_nothing_behind() {
+    let place = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tallyd"));
+    command.args(["bench", "lifecycle", "--seconds", "600", "--dir"]).arg(place.path());
+    let child = command.stderr(Stdio::piped()).spawn().expect("the benchmark can be run");
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    while is_empty(&place) {
+        looks.tick().await;
+    }
+    let pid = Pid::from_raw(child.id().cast_signed()).expect("it runs");
+    kill_process(pid, Signal::INT).expect("it is there");
+    let output = child.wait_with_output().expect("it ends");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("interrupted"), "{errors}");
     assert!(is_empty(&place));
 }

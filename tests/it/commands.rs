@@ -136,7 +136,7 @@ async fn the_lines_of_the_command_line_do_what_they_say() {
     let (_, section) = readme.split_once("\n## Command line\n").expect("there is the section");
     let (section, _) = section.split_once("\n## ").expect("it is not the last one");
     let lines: Vec<_> = section.lines().filter(|line| line.starts_with("tallyd ")).collect();
-    let daemon = Daemon::start("");
+    let daemon = Daemon::start("backup_dir = '.'");
     let binary = Path::new(env!("CARGO_BIN_EXE_tallyd")).parent().expect("it is in a directory");
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
     let jobs = "{\"queue\": \"emails\", \"kind\": \"welcome\"}\n".repeat(2);
@@ -148,7 +148,7 @@ async fn the_lines_of_the_command_line_do_what_they_say() {
         assert!(output.status.success(), "{line}: {}", said(&output));
         String::from_utf8(output.stdout).expect("it prints text")
     };
-    let [create, later, file, list, show, cancel, queues, pause, requeue, _, completions] =
+    let [create, later, file, list, show, cancel, queues, pause, requeue, backup, completions] =
         lines[..]
     else {
         panic!("other lines than this test types: {lines:#?}")
@@ -166,6 +166,8 @@ async fn the_lines_of_the_command_line_do_what_they_say() {
     assert!(type_line(&cancel.replace("ID", &id)).contains("cancelled"));
     assert!(type_line(pause).contains("yes"));
     assert!(type_line(queues).contains("emails   lease   yes     1          2 "));
+    let copy = type_line(backup);
+    assert!(daemon.path(copy.trim_end()).is_file(), "{copy}");
     let script = daemon.path("completions");
     let place = "/etc/bash_completion.d/tallyd";
     assert!(completions.contains(place), "{completions}");

@@ -41,6 +41,9 @@ pub(super) enum BenchError {
     /// It takes too long.
     #[error("the server under test has not answered within {} s after the end", .0.as_secs())]
     Late(Duration),
+    /// A signal came.
+    #[error("interrupted; nothing was measured")]
+    Interrupted,
     /// Nothing was measured.
     #[error("no request was answered within the time measured; raise --seconds")]
     Nothing,

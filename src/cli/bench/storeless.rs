@@ -1,15 +1,16 @@
 //! The other side of `tallyd bench create`: the same HTTP server, storing nothing.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::super::signals::serve_until_asked;
 use super::super::{Failure, logs};
 use crate::clock::Clock;
 use crate::config::{Config, LogConfig, LogFormat, LogLevel};
@@ -36,25 +37,19 @@ impl Storeless {
     pub(super) fn run(&self) -> Result<(), Failure> {
         logs::start(LogConfig { format: LogFormat::Json, level: LogLevel::Info });
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
-        runtime.block_on(self.serve())
+        runtime.block_on(serve_until_asked(async |stop| self.serve(stop).await))
     }
 
-    async fn serve(&self) -> Result<(), Failure> {
-        let failed = |error: std::io::Error| Failure::Other(error.into());
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    async fn serve(&self, stop: CancellationToken) -> Result<(), Box<dyn Error>> {
         let config = Arc::new(Config { data: self.data.clone(), ..Config::default() });
         let metrics = Arc::new(Metrics::new(config.clone()));
-        let store = Store::open(config.clone(), Clock::system(), metrics.clone());
-        let store = store.map_err(|error| Failure::Other(error.into()))?;
-        let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let store = Store::open(config.clone(), Clock::system(), metrics.clone())?;
+        let listener = TcpListener::bind(self.listen).await?;
+        let address = listener.local_addr()?;
         let api = Api::new(store.clone(), metrics, config, CancellationToken::new());
-        let stop = CancellationToken::new();
-        let served = tokio::spawn(server::serve_storeless(api, listener, stop.clone()));
+        let served = tokio::spawn(server::serve_storeless(api, listener, stop));
         info!(event = "listening", %address, "storing nothing");
-        terminate.recv().await;
-        stop.cancel();
-        served.await.map_err(|error| Failure::Other(error.into()))?;
-        store.close().await.map_err(|error| Failure::Other(error.into()))
+        served.await?;
+        Ok(store.close().await?)
     }
 }
