@@ -49,7 +49,7 @@ enum Mode {
     Storeless(storeless::Storeless),
 }
 
-/// What all modes have.
+/// How much load, and upon what.
 #[derive(Debug, clap::Args)]
 struct Load {
     /// Connections that each send the next request when the last is answered
@@ -60,13 +60,20 @@ struct Load {
     #[arg(long, env = "TALLYD_BENCH_SECONDS", default_value_t = 3)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
+    /// Ready jobs that are stored before the measurement; the server is started anew behind them
+    #[arg(long, env = "TALLYD_BENCH_STORED", value_name = "JOBS", default_value_t = 0)]
+    stored: u64,
+    #[command(flatten)]
+    setup: Setup,
+}
+
+/// What is measured, where, and how it is told.
+#[derive(Debug, clap::Args)]
+struct Setup {
     /// The bytes of each payload
     #[arg(long, env = "TALLYD_BENCH_PAYLOAD", value_name = "BYTES", default_value_t = 200)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(11..=1_000_000))]
     payload: usize,
-    /// Ready jobs that are stored before the measurement; the server is started anew behind them
-    #[arg(long, env = "TALLYD_BENCH_STORED", value_name = "JOBS", default_value_t = 0)]
-    stored: u64,
     /// Where to put the temporary store: on the disk that is to be measured
     #[arg(long, env = "TALLYD_BENCH_DIR", value_name = "DIRECTORY", default_value = ".")]
     dir: PathBuf,
@@ -104,11 +111,13 @@ fn run(bench: impl Future<Output = Result<(), BenchError>>) -> Result<(), Failur
     }))
 }
 
-impl Load {
+impl Setup {
     fn place(&self) -> Result<Place, BenchError> {
         Place::new(&self.dir, &self.under)
     }
+}
 
+impl Load {
     fn amount(&self) -> load::Amount {
         load::Amount { connections: self.connections, time: Duration::from_secs(self.seconds) }
     }
@@ -118,7 +127,7 @@ impl Load {
         let mut server = place.serve().await?;
         if self.stored > 0 {
             let mut connection = Connection::open(server.address).await?;
-            fill(&mut connection, self.payload, self.stored, progress).await?;
+            fill(&mut connection, self.setup.payload, self.stored, progress).await?;
             drop(connection);
             server.stop().await?;
             server = place.serve().await?;

@@ -58,12 +58,12 @@ struct Median {
 impl Create {
     pub(super) async fn run(&self) -> Result<(), BenchError> {
         let progress = Progress::new();
-        let place = self.load.place()?;
+        let place = self.load.setup.place()?;
         let durable = self.load.serve(&place, &progress).await?;
         let storeless = if self.batch == 1 { Some(place.serve_nothing().await?) } else { None };
         let work = match self.batch {
-            1 => Work::create(self.load.payload),
-            count => Work::create_batch(self.load.payload, count),
+            1 => Work::create(self.load.setup.payload),
+            count => Work::create_batch(self.load.setup.payload, count),
         };
         let mut turns = Vec::with_capacity(self.turns);
         for turn in 1..=self.turns {
@@ -82,7 +82,7 @@ impl Create {
         let server = durable.held(&place);
         durable.stop().await?;
         let report = self.report(turns, server);
-        print(self.load.json, &report, || text(&report))
+        print(self.load.setup.json, &report, || text(&report))
     }
 
     async fn measure(
@@ -116,7 +116,7 @@ impl Create {
             mode: "create",
             connections: self.load.connections,
             seconds: self.load.seconds,
-            payload_bytes: self.load.payload,
+            payload_bytes: self.load.setup.payload,
             batch: self.batch,
             stored: self.load.stored,
             turns,

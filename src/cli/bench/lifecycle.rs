@@ -53,9 +53,9 @@ struct Part {
 impl Lifecycle {
     pub(super) async fn run(&self) -> Result<(), BenchError> {
         let progress = Progress::new();
-        let place = self.load.place()?;
+        let place = self.load.setup.place()?;
         let server = self.load.serve(&place, &progress).await?;
-        let work = Work::lifecycle(self.load.payload, self.batch);
+        let work = Work::lifecycle(self.load.setup.payload, self.batch);
         progress.begin("create, lease, finish", self.load.seconds);
         let part = self.load.seconds.div_ceil(PARTS);
         let (mut second, mut before, mut parts) = (0, 0, Vec::new());
@@ -89,7 +89,7 @@ impl Lifecycle {
             mode: "lifecycle",
             connections: self.load.connections,
             seconds: self.load.seconds,
-            payload_bytes: self.load.payload,
+            payload_bytes: self.load.setup.payload,
             batch: self.batch,
             stored: self.load.stored,
             jobs_per_second: measured.rate(),
@@ -100,7 +100,7 @@ impl Lifecycle {
             parts,
             server: held,
         };
-        print(self.load.json, &report, || text(&report))
+        print(self.load.setup.json, &report, || text(&report))
     }
 }
 

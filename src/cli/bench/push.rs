@@ -1,13 +1,12 @@
 //! `tallyd bench push`: the daemon pushes stored jobs to a receiver in this process; then single
 //! ones, to see how soon each begins on an idle server.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::builder::{FalseyValueParser, RangedU64ValueParser};
+use clap::builder::RangedU64ValueParser;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -16,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::error::BenchError;
-use super::fill;
 use super::progress::Progress;
 use super::report::{Held, Latency, grouped, print};
 use super::server::{Place, Server};
 use super::work::Work;
+use super::{Setup, fill};
 use crate::server::receiver::{Answer, receive};
 
 /// How often it is looked whether all jobs are completed.
@@ -44,19 +43,8 @@ pub(super) struct Push {
     #[arg(long, env = "TALLYD_BENCH_CONCURRENCY", value_name = "ATTEMPTS", default_value_t = 64)]
     #[arg(value_parser = RangedU64ValueParser::<u32>::new().range(1..=1_000))]
     concurrency: u32,
-    /// The bytes of each payload
-    #[arg(long, env = "TALLYD_BENCH_PAYLOAD", value_name = "BYTES", default_value_t = 200)]
-    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(11..=1_000_000))]
-    payload: usize,
-    /// Where to put the temporary store: on the disk that is to be measured
-    #[arg(long, env = "TALLYD_BENCH_DIR", value_name = "DIRECTORY", default_value = ".")]
-    dir: PathBuf,
-    /// Start the server by this command, such as "strace -D -f -qq -o /dev/null"
-    #[arg(long, env = "TALLYD_BENCH_UNDER", value_name = "COMMAND", value_delimiter = ' ')]
-    under: Vec<String>,
-    /// Print JSON for programs
-    #[arg(long, env = "TALLYD_JSON", value_parser = FalseyValueParser::new())]
-    json: bool,
+    #[command(flatten)]
+    setup: Setup,
 }
 
 #[derive(Serialize)]
@@ -88,7 +76,7 @@ struct Seen {
 impl Push {
     pub(super) async fn run(&self) -> Result<(), BenchError> {
         let progress = Progress::new();
-        let place = Place::new(&self.dir, &self.under)?;
+        let place = self.setup.place()?;
         let seen = Arc::new(Seen::default());
         let stop = CancellationToken::new();
         let _receiving = stop.clone().drop_guard();
@@ -106,14 +94,14 @@ impl Push {
             mode: "push",
             jobs: self.jobs,
             concurrency: self.concurrency,
-            payload_bytes: self.payload,
+            payload_bytes: self.setup.payload,
             jobs_per_second,
             cpu_us,
             singles: self.singles,
             create_to_start,
             server: held,
         };
-        print(self.json, &report, || text(&report))
+        print(self.setup.json, &report, || text(&report))
     }
 
     /// Starts to receive, and has the server push to there.
@@ -149,7 +137,7 @@ impl Push {
         progress: &Progress,
     ) -> Result<(f64, f64), BenchError> {
         connection.post("/v1/queues/bench/pause", Bytes::new()).await?;
-        fill(connection, self.payload, self.jobs, progress).await?;
+        fill(connection, self.setup.payload, self.jobs, progress).await?;
         progress.begin("pushing", self.jobs);
         let (began, cpu_seconds) = (Instant::now(), server.cpu_seconds());
         connection.post("/v1/queues/bench/resume", Bytes::new()).await?;
@@ -170,7 +158,7 @@ impl Push {
         progress: &Progress,
     ) -> Result<Latency, BenchError> {
         progress.begin("one at a time", self.singles);
-        let work = Work::create(self.payload);
+        let work = Work::create(self.setup.payload);
         let mut micros = Vec::new();
         for single in 1..=self.singles {
             let another = seen.another.notified();
