@@ -85,8 +85,8 @@ impl Client {
         error::shown(&self.server)
     }
 
-    /// Creates a job: once this returns, it is on disk. With a `unique_key` the request is
-    /// repeated if its answer does not come.
+    /// Creates a job: once this returns, it is on disk. With a `unique_key` that is held until the job
+    /// is gone, the request is repeated if its answer does not come.
     ///
     /// # Errors
     ///
@@ -96,21 +96,21 @@ impl Client {
             let request = self.request(Method::POST, &["jobs"])?;
             self.ask_for_document(request.json(job)).await
         };
-        if job.unique_key.is_none() {
+        if !job.is_repeatable() {
             return create().await;
         }
         self.repeat(create, ClientError::is_unanswered).await
     }
 
-    /// Creates up to 10,000 jobs, all or none. If all have a `unique_key`, the request is repeated
-    /// if its answer does not come.
+    /// Creates up to 10,000 jobs, all or none. If all have a `unique_key` that is held until the job
+    /// is gone, the request is repeated if its answer does not come.
     ///
     /// # Errors
     ///
     /// As [`ClientError`] says; a job that is refused is named by its index.
     pub async fn create_batch(&self, jobs: &[NewJob]) -> Result<CreatedBatch, ClientError> {
         let create = || self.post(&["jobs", "batch"], jobs);
-        if jobs.iter().any(|job| job.unique_key.is_none()) {
+        if !jobs.iter().all(NewJob::is_repeatable) {
             return create().await;
         }
         self.repeat(create, ClientError::is_unanswered).await

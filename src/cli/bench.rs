@@ -25,9 +25,14 @@ use self::server::{Place, Server};
 use self::work::Work;
 use super::Failure;
 use super::signals::serve_until_asked;
+use crate::worker::exec::open_files;
 
-/// The jobs of a request that fills the store.
-const FILLING_BATCH: u64 = 10_000;
+/// The jobs of a request that fills the store, and about how many bytes it may have.
+const FILLING_BATCH: usize = 10_000;
+const FILLING_BYTES: usize = 8 << 20;
+
+/// The bytes of a job in a batch beside its payload, rounded up.
+const FRAME_BYTES: usize = 100;
 
 /// The flags of `tallyd bench`.
 #[derive(Debug, clap::Args)]
@@ -77,7 +82,7 @@ struct Setup {
     /// Where to put the temporary store: on the disk that is to be measured
     #[arg(long, env = "TALLYD_BENCH_DIR", value_name = "DIRECTORY", default_value = ".")]
     dir: PathBuf,
-    /// Start the server by this command, such as "strace -D -f -qq -o /dev/null"
+    /// Start the server by this command, which must become it, as "strace -D -f -qq -o /dev/null" does
     #[arg(long, env = "TALLYD_BENCH_UNDER", value_name = "COMMAND", value_delimiter = ' ')]
     under: Vec<String>,
     /// Print JSON for programs
@@ -104,6 +109,7 @@ impl Bench {
 /// Runs a benchmark, unless a signal ends it: then its server and its files go as well. The load
 /// comes from one thread, like that of a client which is not what is measured.
 fn run(bench: impl Future<Output = Result<(), BenchError>>) -> Result<(), Failure> {
+    open_files::raise();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Other(error.into()))?;
     runtime.block_on(serve_until_asked(async |stop: CancellationToken| {
@@ -144,12 +150,15 @@ async fn fill(
     progress: &Progress,
 ) -> Result<(), BenchError> {
     progress.begin("storing jobs", jobs);
-    let full = Work::create_batch(payload, FILLING_BATCH);
+    let most = (FILLING_BYTES / (payload + FRAME_BYTES)).clamp(1, FILLING_BATCH) as u64;
+    let mut work = Work::create_batch(payload, most.min(jobs));
     let mut left = jobs;
     while left > 0 {
-        let count = left.min(FILLING_BATCH);
-        let rest = (count < FILLING_BATCH).then(|| Work::create_batch(payload, count));
-        rest.as_ref().unwrap_or(&full).create_all(connection).await?;
+        let count = left.min(most);
+        if count < most {
+            work = Work::create_batch(payload, count);
+        }
+        work.create_all(connection).await?;
         left -= count;
         progress.advance(jobs - left);
     }

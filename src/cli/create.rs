@@ -148,12 +148,13 @@ impl Create {
             Ok::<_, Failure>(ended)
         })?;
         let report = import.report(ended.is_ok());
-        if self.form.json {
-            output::print_json(&report)?;
+        let printed = if self.form.json {
+            output::print_json(&report)
         } else {
-            output::print(&format!("{report}\n"))?;
-        }
-        ended.map_err(|stop| Failure::Other(import.explain(&stop).into()))
+            output::print(&format!("{report}\n"))
+        };
+        // That nobody reads the totals must not hide why they are not those of the whole file.
+        ended.map_err(|stop| Failure::Other(import.explain(&stop).into())).and(printed)
     }
 
     /// The job that the flags describe, without a payload.

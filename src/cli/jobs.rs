@@ -135,7 +135,7 @@ impl List {
         let mut cursor = self.cursor.clone();
         loop {
             let page = client.list(&self.query(cursor.take(), left)).await?;
-            left -= page.jobs.len() as u64;
+            left = left.saturating_sub(page.jobs.len() as u64);
             printed.add(&page)?;
             cursor.clone_from(&page.next_cursor);
             if left == 0 || cursor.is_none() {
@@ -195,6 +195,7 @@ impl Printed {
                 output::print(&format!("{start}],\"next_cursor\":{cursor}}}\n"))
             }
             (Self::Table(_), Some(cursor)) => {
+                let cursor = visible(cursor);
                 complain(&format!("there are more: --all lists them, --cursor {cursor} the next"));
                 Ok(())
             }
@@ -270,21 +271,21 @@ impl Act {
             }
             Ok((jobs, refused))
         })?;
-        match &jobs[..] {
-            [job] if self.form.json && self.ids.len() == 1 => output::print_json(job.json())?,
+        let printed = match &jobs[..] {
+            [job] if self.form.json && self.ids.len() == 1 => output::print_json(job.json()),
             jobs if self.form.json => {
-                output::print_json(&jobs.iter().map(Document::json).collect::<Vec<_>>())?;
+                output::print_json(&jobs.iter().map(Document::json).collect::<Vec<_>>())
             }
-            [] => {}
+            [] => Ok(()),
             jobs => {
                 let rows: Vec<_> = jobs.iter().map(|job| row(job)[..4].to_vec()).collect();
-                output::print(&Table::new(&["ID", "QUEUE", "KIND", "STATE"]).rows(&rows))?;
+                output::print(&Table::new(&["ID", "QUEUE", "KIND", "STATE"]).rows(&rows))
             }
-        }
+        };
         if refused > 0 {
             let all = counted(self.ids.len() as u64, "job");
             return Err(Failure::Other(format!("{refused} of {all} were not {done}").into()));
         }
-        Ok(())
+        printed
     }
 }

@@ -165,19 +165,21 @@ impl Many {
         let mut done = BulkDone { count: 0, more: true };
         let ended = self.connection.run(async |client| self.act(client, bulk, &mut done).await);
         if self.form.json {
-            output::print_json(&serde_json::json!({"count": done.count, "more": done.more}))?;
-            return ended;
+            let json = serde_json::json!({"count": done.count, "more": done.more});
+            let printed = output::print_json(&json);
+            return ended.and(printed);
         }
         let verb = match bulk {
             Bulk::Cancel => "cancelled",
             Bulk::RequeueDead => "requeued",
             Bulk::DiscardDead => "discarded",
         };
-        if done.count > 0 || ended.is_ok() {
-            let rest = if done.more && ended.is_ok() { "; there may be more" } else { "" };
-            output::print(&format!("{verb} {}{rest}\n", counted(done.count, "job")))?;
+        if done.count == 0 && ended.is_err() {
+            return ended;
         }
-        ended
+        let rest = if done.more && ended.is_ok() { "; there may be more" } else { "" };
+        let printed = output::print(&format!("{verb} {}{rest}\n", counted(done.count, "job")));
+        ended.and(printed)
     }
 
     /// Acts in steps until there are no more. Without a limit it also ends once it has acted on more
@@ -196,6 +198,11 @@ impl Many {
             };
             let step = client.act_on_many(&self.queue, bulk, &request).await?;
             *done = BulkDone { count: done.count + step.count, more: step.more };
+            if step.more && step.count == 0 {
+                return Err(Failure::Other(
+                    "the server says that there are more, but acts on none".into(),
+                ));
+            }
         }
         Ok(())
     }

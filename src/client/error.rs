@@ -53,7 +53,8 @@ pub enum ClientError {
     },
 }
 
-/// A request that the server refused; nothing was done.
+/// A request that the server refused. Nothing was done, unless the server itself failed at it: see
+/// [`Refusal::is_in_doubt`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The status of HTTP.
@@ -74,7 +75,19 @@ impl Error for Refusal {}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.message, self.code)
+        write!(f, "{} ({})", self.message, self.code)?;
+        if self.is_in_doubt() {
+            f.write_str("; whether the request was done is not known")?;
+        }
+        Ok(())
+    }
+}
+
+impl Refusal {
+    /// Whether it may have been done: what a store that failed was writing may be there when it is
+    /// started again.
+    pub fn is_in_doubt(&self) -> bool {
+        ["store_stopped", "internal_error"].contains(&self.code.as_str())
     }
 }
 
@@ -103,6 +116,16 @@ impl ClientError {
         }
     }
 
+    /// Whether the request may have been done, whatever was answered.
+    pub fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.is_in_doubt(),
+            // Of a proxy, who may have passed it on.
+            Self::NotTallyd { status, .. } => (200..300).contains(status) || *status >= 500,
+            _ => self.is_unanswered(),
+        }
+    }
+
     /// Whether the server is there, but takes nothing at the moment.
     pub fn is_busy(&self) -> bool {
         match self {
@@ -110,6 +133,11 @@ impl ClientError {
             Self::NotTallyd { status, .. } => *status == 503,
             _ => false,
         }
+    }
+
+    /// The server has agreed, but not in the words of tallyd.
+    pub(crate) fn unfit(server: String, why: &str) -> Self {
+        Self::NotTallyd { server, why: why.to_owned(), status: 200 }
     }
 
     /// The refusal, if it is one.

@@ -55,6 +55,13 @@ pub enum UniqueUntil {
     Done,
 }
 
+impl NewJob {
+    /// Whether creating it once more creates nothing more: its key outlasts its end.
+    pub fn is_repeatable(&self) -> bool {
+        self.unique_key.is_some() && self.unique_until != Some(UniqueUntil::Done)
+    }
+}
+
 impl UniqueUntil {
     /// Its name in requests.
     pub fn name(self) -> &'static str {

@@ -316,6 +316,9 @@ impl Writing {
     fn refuse(&mut self, batch: &mut [Operation], error: &StoreError) {
         self.was_refused = true;
         self.metrics.store_error();
+        if batch.iter().any(|operation| matches!(operation, Operation::Backup(_))) {
+            self.engine.end_backup(); // it cannot ask for its end if that is refused as well
+        }
         batch.iter_mut().for_each(|operation| operation.refuse(error.clone()));
     }
 

@@ -154,6 +154,11 @@ async fn a_create_with_a_key_is_repeated_when_its_answer_is_lost() {
         assert!(error.to_string().contains("whether the request was done is not known"), "{error}");
     }
     assert_eq!(daemon.get("/v1/stats").await.1["jobs_created"], 3, "one with, two without a key");
+    let until = Some(UniqueUntil::Done);
+    let let_go = NewJob { unique_key: Some("w".into()), unique_until: until, ..job("k") };
+    between.lose_next_answer();
+    let error = client.create(&let_go).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unanswered { .. }), "its key may be free again: {error}");
 }
 
 #[tokio::test]

@@ -290,6 +290,51 @@ async fn backup_prints_where_the_server_has_written_the_copy() {
     }
 }
 
+#[tokio::test]
+async fn lines_without_keys_are_in_doubt_after_an_answer_that_leaves_it_open() {
+    let stopped = r#"{"error": {"code": "store_stopped", "message": "the store has failed"}}"#;
+    for (line, body) in [
+        ("503 Service Unavailable", stopped),
+        ("500 Internal Server Error", "reset by the server behind"),
+        ("201 Created", r#"{"ids": ["a"], "duplicates": []}"#),
+        ("201 Created", r#"{"ids": ["a", "b"], "duplicates": [1, 1]}"#),
+        ("200 OK", "<html>"),
+    ] {
+        let server = Receiver::start(&[answer(line, "", body)]).await;
+        let mut command = tallyd(server.url.trim_end_matches("/jobs?a=b"));
+        command.args(["create", "q", "k", "--file", "-"]).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"{}\n{}\n").unwrap();
+        let ended = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap());
+        let output = ended.await.unwrap();
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{body}: {said}");
+        let doubt = "lines 1 to 2 have no unique_key, and may be created or not";
+        assert!(said.contains("lines up to 0 are created") && said.contains(doubt), "{said}");
+    }
+}
+
+#[test]
+fn that_nobody_reads_what_was_done_hides_no_failure() {
+    let terminal = Terminal::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = tallyd(&terminal.daemon.url(""));
+    let ids = ["0190163d-8694-739b-aea5-966c26f8ad91", "0190163d-8694-739b-aea5-966c26f8ad92"];
+    command.args(["jobs", "cancel"]).args(ids).stdout(writer).stderr(Stdio::piped());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let file = terminal.daemon.path("jobs.ndjson");
+    std::fs::write(&file, "{\"kind\": 1}\n").unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = tallyd(&terminal.daemon.url(""));
+    command.args(["create", "--file"]).arg(file).stdout(writer).stderr(Stdio::piped());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("jobs.ndjson:1: "), "{}", said(&output));
+}
+
 #[test]
 fn a_reader_that_has_enough_is_no_error() {
     let terminal = Terminal::new();

@@ -17,6 +17,7 @@ use crate::config::{Config, LogConfig, LogFormat, LogLevel};
 use crate::metrics::Metrics;
 use crate::server::{self, Api};
 use crate::store::Store;
+use crate::worker::exec::open_files;
 
 /// The flags of the server that stores nothing, as far as `serve` has them.
 #[derive(Debug, clap::Args)]
@@ -36,6 +37,7 @@ impl Storeless {
     /// Serves until SIGTERM.
     pub(super) fn run(&self) -> Result<(), Failure> {
         logs::start(LogConfig { format: LogFormat::Json, level: LogLevel::Info });
+        open_files::raise();
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
         runtime.block_on(serve_until_asked(async |stop| self.serve(stop).await))
     }

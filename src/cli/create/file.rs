@@ -192,8 +192,10 @@ impl Rules {
         if !fields.contains_key("kind") && !added.contains_key("kind") {
             return Err(bad("it needs a \"kind\", or a QUEUE and KIND for all lines".to_owned()));
         }
+        let own_until = fields.get("unique_until").map(|until| until.get());
+        let until = own_until.or_else(|| added.get("unique_until").and_then(Value::as_str));
         join(line, &added, fields.is_empty(), text);
-        Ok(has_key)
+        Ok(has_key && until.is_none_or(|until| until.trim_matches('"') != "done"))
     }
 }
 

@@ -139,14 +139,15 @@ impl Import {
     ) -> Result<(), Stop> {
         let sent = sent.await.expect("sending does not panic");
         let error = match sent.answer {
-            Ok(created) => {
+            Ok(created) if fits(&created, &sent.batch) => {
                 self.count(&sent.batch, &created, is_next);
                 return Ok(());
             }
+            Ok(_) => unfit(client),
             Err(error) => error,
         };
         let refused = error.refusal().and_then(|refusal| Some((refusal.index?, refusal.clone())));
-        if !error.is_unanswered() {
+        if !error.is_in_doubt() {
             self.doubtful = None;
         }
         let Some((index, refusal)) = refused else { return Err(Stop::Server(error)) };
@@ -173,10 +174,13 @@ impl Import {
         self.doubtful = Some(last).filter(|_| !batch.is_repeatable());
         let sent = send(client.clone(), batch).await;
         match sent.answer {
-            Ok(created) => self.count(&sent.batch, &created, true),
-            Err(error) => return Err(Stop::Server(error)),
+            Ok(created) if fits(&created, &sent.batch) => {
+                self.count(&sent.batch, &created, true);
+                Ok(())
+            }
+            Ok(_) => Err(Stop::Server(unfit(client))),
+            Err(error) => Err(Stop::Server(error)),
         }
-        Ok(())
     }
 
     fn count(&mut self, batch: &Batch, created: &CreatedBatch, is_next: bool) {
@@ -266,6 +270,18 @@ async fn send(client: Client, mut batch: Batch) -> Sent {
     };
     batch.text = text.try_into_mut().map_or_else(|text| text.to_vec(), Into::into);
     Sent { batch, answer }
+}
+
+/// Whether an answer tells of each line of the batch, as that of tallyd does.
+fn fits(created: &CreatedBatch, batch: &Batch) -> bool {
+    let lines = batch.lines.len();
+    let is_ascending = created.duplicates.windows(2).all(|pair| pair[0] < pair[1]);
+    let is_within = created.duplicates.last().is_none_or(|last| *last < lines);
+    created.ids.len() == lines && is_ascending && is_within
+}
+
+fn unfit(client: &Client) -> ClientError {
+    ClientError::unfit(client.server(), "it does not tell of each line")
 }
 
 /// What a refusal says of a line; the server has counted the lines of the batch.

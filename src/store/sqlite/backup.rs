@@ -90,6 +90,11 @@ impl Engine {
         Ok(marked.map_err(|reason| StoreError::from(BackupError::Failed(reason)))?)
     }
 
+    /// Ends a backup whose steps are refused.
+    pub(in crate::store) fn end_backup(&mut self) {
+        self.checkpointer.end_backup();
+    }
+
     /// What a backup reads from.
     pub(in crate::store) fn backup_source(&self) -> Source {
         Source {
@@ -271,15 +276,19 @@ impl Copying {
             self.write(&bytes, place_of(page))?;
         }
         let bytes = u64::from(pages) * PAGE_BYTES as u64;
-        self.copy
-            .set_len(bytes)
-            .and_then(|()| self.copy.sync_all())
-            .and_then(|()| rename(&self.partial, &self.name))
-            .map_err(|error| self.write_failed(&error))?;
+        let synced = self.copy.set_len(bytes).and_then(|()| self.copy.sync_all());
+        synced.map_err(|error| self.write_failed(&error))?;
+        if self.stop.is_cancelled() {
+            return Err(BackupError::GivenUp);
+        }
+        rename(&self.partial, &self.name).map_err(|error| self.write_failed(&error))?;
         self.is_complete = true;
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|error| failed("sync", &self.directory, &error))?;
+        let named = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        if let Err(error) = named {
+            // It is told that there is none. Should this fail too, a whole copy is left.
+            drop(fs::remove_file(&self.name));
+            return Err(failed("sync", &self.directory, &error));
+        }
         Ok(Backup { file: self.name.clone(), bytes })
     }
 
@@ -410,11 +419,20 @@ pub(in crate::store) fn remove_leftovers(directory: &Path) -> io::Result<()> {
         if !entry.file_name().to_str().is_some_and(is_partial) || !entry.file_type()?.is_file() {
             continue;
         }
-        let file = File::options().write(true).open(entry.path())?;
-        if file.try_lock().is_ok() {
-            fs::remove_file(entry.path())?;
-            let file = entry.path();
-            info!(event = "backup_removed", file = %file.display(), "removed an incomplete backup");
+        let path = entry.path();
+        let removed =
+            File::options().write(true).open(&path).and_then(|file| match file.try_lock() {
+                Ok(()) => fs::remove_file(&path).map(|()| true),
+                Err(_) => Ok(false), // it is being written
+            });
+        match removed {
+            Ok(true) => {
+                info!(event = "backup_removed", file = %path.display(), "removed an incomplete backup")
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(event = "backup_left", file = %path.display(), %error, "cannot remove an incomplete backup");
+            }
+            _ => {}
         }
     }
     Ok(())

@@ -280,6 +280,9 @@ impl Checkpointer {
     pub(super) fn retry(&mut self, connection: &Connection, metrics: &Metrics) {
         let pages = self.pages.load(Ordering::Relaxed);
         self.is_held = false;
+        if self.is_still {
+            return;
+        }
         if pages >= THREAD_AT && pages != self.looked_at {
             self.looked_at = if pages >= self.writer_at() { 0 } else { pages }; // once is enough
             self.look(pages, connection, metrics);
@@ -349,6 +352,11 @@ impl Checkpointer {
         self.changed.iter_mut().for_each(Changed::tell_again);
     }
 
+    /// Notes nothing for a backup any more, and goes on copying.
+    pub(super) fn end_backup(&mut self) {
+        (self.changed, self.is_still) = (None, false);
+    }
+
     /// Takes a step of a backup, between two commits.
     pub(super) fn backup_step(&mut self, step: BackupStep, log: &Arc<Log>) -> Result<Mark, String> {
         let frames = self.pages.load(Ordering::Relaxed).unsigned_abs();
@@ -364,7 +372,7 @@ impl Checkpointer {
             }
             BackupStep::Hold => self.is_still = true,
             BackupStep::Release => self.is_still = false,
-            BackupStep::End => (self.changed, self.is_still) = (None, false),
+            BackupStep::End => self.end_backup(),
         }
         Ok(Mark::of_stillness(is_still))
     }

@@ -71,6 +71,16 @@ impl Log {
         Ok((header[8..16] == generation).then_some(page))
     }
 
+    /// Whether a frame, counted from 1, is the last of a commit.
+    fn ends_commit(&self, frame: u64, generation: Generation) -> io::Result<bool> {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        match self.0.read_exact_at(&mut header, place_of(frame)) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            read => read?,
+        }
+        Ok(header[8..16] == generation && header[4..8] != [0; 4])
+    }
+
     /// Reads the page that a frame held when `mark` was made; false if the log has begun anew since.
     pub(super) fn read(&self, frame: u64, mark: &Mark, into: &mut [u8]) -> io::Result<bool> {
         let place = place_of(frame) + FRAME_HEADER_BYTES as u64;
@@ -163,9 +173,14 @@ pub(super) struct Changed {
 }
 
 impl Changed {
-    /// Begins between two commits, with so many frames in the log.
+    /// Begins between two commits, with so many frames in the log as far as is known. What was written
+    /// for a commit that was undone, or is not made yet, may have begun the log anew since: then
+    /// there are none.
     pub(super) fn begin(log: Arc<Log>, frames: u64) -> io::Result<Self> {
-        let mark = Mark { generation: log.generation()?, frames, ..Mark::default() };
+        let generation = log.generation()?;
+        let are_there = frames > 0 && log.ends_commit(frames, generation)?;
+        let frames = if are_there { frames } else { 0 };
+        let mark = Mark { generation, frames, ..Mark::default() };
         Ok(Self { log, mark, told: Pages::default(), failure: None })
     }
 
@@ -271,6 +286,26 @@ mod tests {
         assert!(mark.changed.count() >= 4, "three pages of overflow and the table's");
         let mut page = [0; PAGE_BYTES];
         assert!(log.read(1, &mark, &mut page).expect("reads"));
+    }
+
+    #[test]
+    fn a_log_that_an_undone_commit_began_anew_has_no_frames() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (connection, log) = logged(directory.path());
+        let fill = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) \
+                    INSERT INTO t SELECT zeroblob(9000) FROM n";
+        connection.execute(fill, []).expect("inserts");
+        let before = frames(&connection, "PASSIVE"); // all of it is copied
+        let salts = log.generation().expect("reads");
+        // What is written before the commit, for want of room in the cache, begins the log anew.
+        connection.execute_batch("PRAGMA cache_size = 10; BEGIN").expect("begins");
+        connection.execute(fill, []).expect("inserts");
+        connection.execute_batch("ROLLBACK").expect("undone");
+        assert_ne!(log.generation().expect("reads"), salts, "it has begun anew");
+        let mut changed = Changed::begin(log, before).expect("begins");
+        connection.execute("INSERT INTO t VALUES (1)", []).expect("inserts");
+        changed.note(frames(&connection, "NOOP"));
+        assert!(changed.take().expect("complete").changed.count() > 0, "the insert is noted");
     }
 
     #[test]

@@ -132,13 +132,17 @@ async fn what_a_crash_leaves_of_a_backup_is_removed_by_the_next_start() {
     check_copy(&daemon.path("tallyd.db"), &[], &[]);
 }
 
-/// Takes room until so many bytes are free.
+/// Takes room until so many bytes are free. A backup that goes on may take some at the same time.
 fn leave_free(mount: &std::path::Path, bytes: u64) -> File {
-    let system = rustix::fs::statvfs(mount).unwrap();
-    let free = system.f_bavail * system.f_frsize;
     let file = File::create(mount.join("filler")).unwrap();
-    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, free - bytes).unwrap();
-    file
+    loop {
+        let system = rustix::fs::statvfs(mount).unwrap();
+        let room = system.f_bavail * system.f_frsize - bytes;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, room) {
+            Err(rustix::io::Errno::NOSPC) => {}
+            taken => return taken.map(|()| file).unwrap(),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
