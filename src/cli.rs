@@ -119,20 +119,21 @@ impl Failure {
 }
 
 impl fmt::Display for Failure {
-    /// The error and its causes.
+    /// The error and its causes, without what would talk to a terminal: servers have their part in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error: &dyn Error = match self {
             Self::Config(error) => error,
             Self::Usage(error) | Self::Other(error) | Self::Logged(error) => error.as_ref(),
             Self::Unread => return f.write_str("nobody reads the output any more"),
         };
-        write!(f, "{error}")?;
+        let mut text = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            text.push_str(&format!(": {error}"));
             cause = error.source();
         }
-        Ok(())
+        let lines: Vec<_> = text.lines().map(output::visible).collect();
+        f.write_str(&lines.join("\n"))
     }
 }
 
@@ -208,5 +209,7 @@ mod tests {
         let source = std::io::Error::other("disk on fire");
         let error = ConfigError::Unreadable { file: "tallyd.toml".into(), source };
         assert_eq!(Failure::from(error).to_string(), "cannot read tallyd.toml: disk on fire");
+        let failure = Failure::Other("one\u{1b}]0;title\u{7}\ntwo".into());
+        assert_eq!(failure.to_string(), "one\\u{1b}]0;title\\u{7}\ntwo");
     }
 }
