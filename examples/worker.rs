@@ -34,15 +34,15 @@ async fn work(job: &LeasedJob) -> Result<Box<RawValue>, String> {
     }
 }
 
-/// Renews a lease at a third of it; returns when the job is, or may be, not this worker's any more.
+/// Renews a lease, which outlives a restart of the server; returns once it is lost or cancelled.
 async fn keep(client: &Client, lease: &str) {
-    let mut silent = 0;
-    while silent < 2 {
-        sleep(LEASE / 3).await;
+    let mut pause = LEASE / 3;
+    loop {
+        sleep(pause).await;
         match timeout(LEASE / 6, client.renew(&[lease], None)).await {
-            Ok(Ok(results)) if results == [LeaseResult::Ok] => silent = 0,
-            Ok(Ok(_)) => return,
-            _ => silent += 1,
+            Ok(Ok(results)) if results == [LeaseResult::Ok] => pause = LEASE / 3,
+            Ok(Ok(_)) => return, // lost or cancelled
+            _ => pause = Duration::from_secs(1),
         }
     }
 }

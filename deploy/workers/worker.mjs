@@ -33,10 +33,27 @@ const { values: options, positionals: queues } = parseArgs({
     grace: { type: "string", default: "25" }, // seconds for running jobs when told to stop
   },
 });
+for (const [name, least, most] of [["concurrency", 1, 1e6], ["lease", 1, 3600], ["grace", 0, 1e6]]) {
+  const value = options[name];
+  const isRight = /^[0-9]+$/.test(value) && Number(value) >= least && Number(value) <= most;
+  if (!isRight) misused(`--${name} is a whole number from ${least} to ${most}, not ${value}`);
+}
+try {
+  if (!/^https?:[/][/]/.test(options.server)) throw new Error("another scheme");
+  new URL(options.server);
+} catch {
+  misused(`--server is a URL like http://127.0.0.1:8255, not ${options.server}`);
+}
+if (queues.length === 0) misused("name the queues to look at");
 const lease_ms = Number(options.lease) * 1000;
 const stopping = new AbortController();
 const polls = new Set(); // the open requests for jobs
-const running = new Map(); // job → what stops it
+const running = new Map(); // job → what stops it, and its end once that is known
+
+function misused(message) {
+  console.error("worker.mjs:", message);
+  process.exit(2);
+}
 
 // Resolves with the answer; throws Refused, or another error if tallyd is away, draining or too busy.
 async function call(path, body, timeout = 15_000, opened = () => {}) {
@@ -95,7 +112,7 @@ async function keep(job, stop, ended) {
 // One attempt, from its lease to the report of its end.
 async function work(job) {
   const [stop, ended] = [new AbortController(), new AbortController()];
-  running.set(job, stop);
+  running.set(job, { stop });
   const kept = keep(job, stop, ended);
   let end;
   try {
@@ -106,6 +123,7 @@ async function work(job) {
     end.permanent = error instanceof Permanent;
     if (stop.signal.aborted) end = { outcome: "released" };
   }
+  running.set(job, { stop, end });
   ended.abort();
   // A renewal after the end would count as a lost lease.
   if (await kept) await finish(job, end);
@@ -146,9 +164,9 @@ async function drain(code) {
   for (const poll of polls) poll.socket ? poll.socket.end() : poll.destroy();
   for (const seconds of [options.grace, 5]) { // and 5 s to stop
     await Promise.race([Promise.allSettled(slots), sleep(seconds * 1000)]);
-    for (const stop of running.values()) stop.abort();
+    for (const { stop } of running.values()) stop.abort();
   }
-  await Promise.all([...running.keys()].map((job) => finish(job, { outcome: "released" })));
+  await Promise.all([...running].map(([job, { end }]) => finish(job, end ?? { outcome: "released" })));
   process.exit(code);
 }
 

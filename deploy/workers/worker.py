@@ -46,7 +46,10 @@ def call(path, body, timeout=15, opened=lambda sock: None):
     finally:
         connection.close()
     if answer.status == 200:
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise ConnectionError(f"not an answer of tallyd: {text[:500]!r}") from None
     is_passing = answer.status >= 500 or answer.status == 429
     raise (ConnectionError if is_passing else Refused)(f"{answer.status} {text[:500]}")
 
@@ -74,29 +77,40 @@ def keep(job, stop, ended):
                 job["lost"] = True  # its lease ran out, or it was cancelled
                 return stop.set()
             pause = ARGS.lease / 3
-        except (Refused, *AWAY):
+        except Exception:  # whatever it is, the work goes on
             pause = min(1, pause)
 
 
-def work(job, stop):
-    """One attempt, from its lease to the report of its end."""
-    running[job["lease"]] = job, stop
-    ended = threading.Event()
-    keeper = threading.Thread(target=keep, args=(job, stop, ended), daemon=True)
-    keeper.start()
+def attempt(job, stop):
+    """Does the work; returns how it ended."""
     try:
         end = {"outcome": "completed", "result": handle(job, stop)}
         json.dumps(end, allow_nan=False)
-    except Exception as error:
+    except BaseException as error:  # sys.exit() too ends the attempt alone
         end = {"outcome": "failed", "error": repr(error)[:9999]}
         end["permanent"] = isinstance(error, Permanent)
         if stop.is_set():
             end = {"outcome": "released"}
-    ended.set()
-    keeper.join()  # a renewal after the end would count as a lost lease
-    if "lost" not in job:
-        finish(job, end)
-    del running[job["lease"]]
+    return end
+
+
+def work(job, stop):
+    """One attempt, from its lease to the report of its end."""
+    running[job["lease"]] = job, stop, None
+    ended = threading.Event()
+    keeper = threading.Thread(target=keep, args=(job, stop, ended), daemon=True)
+    keeper.start()
+    try:
+        try:
+            end = attempt(job, stop)
+            running[job["lease"]] = job, stop, end  # for drain()
+        finally:
+            ended.set()
+            keeper.join()  # a renewal after the end would count as a lost lease
+        if "lost" not in job:
+            finish(job, end)
+    finally:
+        del running[job["lease"]]
 
 
 def serve_slot():
@@ -117,6 +131,9 @@ def serve_slot():
             if not stopping.wait(pause * random.uniform(0.5, 1)):
                 print("tallyd is away:", error, flush=True)
             pause = min(15, pause * 2)
+        except BaseException as error:  # a slot that is gone must not go unseen
+            print("the worker is broken:", repr(error), flush=True)
+            return refused.set()
 
 
 def poll_opened(sock):
@@ -137,10 +154,10 @@ def drain():
         until = time.monotonic() + seconds
         for slot in filter(threading.Thread.is_alive, slots):
             slot.join(max(0, until - time.monotonic()))
-        for _, stop in list(running.values()):
+        for _, stop, _ in list(running.values()):
             stop.set()
-    for job, _ in list(running.values()):
-        finish(job, {"outcome": "released"})
+    for job, _, end in list(running.values()):
+        finish(job, end or {"outcome": "released"})
 
 
 options = argparse.ArgumentParser(description="A worker for tallyd.")
@@ -150,7 +167,16 @@ options.add_argument("--concurrency", type=int, default=4, help="jobs at once")
 options.add_argument("--lease", type=int, default=60, help="seconds until a silent worker's jobs go to others")
 options.add_argument("--grace", type=int, default=25, help="seconds for running jobs when told to stop")
 ARGS = options.parse_args()
-URL, NAME = urlsplit(ARGS.server), f"{socket.gethostname()}-{os.getpid()}"
+if ARGS.concurrency < 1 or not 1 <= ARGS.lease <= 3600 or ARGS.grace < 0:
+    options.error("--concurrency is at least 1, --lease is 1 to 3600, --grace is at least 0")
+try:
+    URL = urlsplit(ARGS.server)
+    is_url = URL.scheme in ("http", "https") and URL.hostname and URL.port != 0
+except ValueError:  # of its port, for one
+    is_url = False
+if not is_url:
+    options.error(f"--server is a URL like http://127.0.0.1:8255, not {ARGS.server!r}")
+NAME = f"{socket.gethostname()}-{os.getpid()}"
 ASK = {"queues": ARGS.queues, "wait": "30s", "duration": f"{ARGS.lease}s", "worker": NAME}
 stopping, refused, polls, running = threading.Event(), threading.Event(), {}, {}
 slots = [threading.Thread(target=serve_slot, daemon=True) for _ in range(ARGS.concurrency)]

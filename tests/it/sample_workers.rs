@@ -306,3 +306,41 @@ async fn a_worker_that_is_refused_says_why_and_ends_with_1() {
         assert_eq!(worker.ended().await, Some(1));
     }
 }
+
+#[tokio::test]
+async fn a_wrong_option_ends_it_with_2() {
+    for sample in SAMPLES {
+        let wrong = [
+            ["--concurrency", "0"],
+            ["--concurrency", "abc"],
+            ["--lease", "0"],
+            ["--grace", "-1"],
+            ["--server", "localhost:8255"],
+            ["--server", "http://"],
+            ["--server", "http://127.0.0.1:http"],
+        ];
+        for [name, value] in wrong {
+            let flag = format!("{name}={value}");
+            assert_eq!(sample.start("http://127.0.0.1:1", &[&flag]).ended().await, Some(2));
+        }
+    }
+}
+
+/// A server that is not tallyd's at first.
+#[tokio::test]
+async fn an_unreadable_answer_is_no_reason_to_end() {
+    for sample in SAMPLES {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut worker = sample.start(&url, &["--concurrency", "1"]);
+        for _ in 0..2 {
+            let accepted = timeout(PATIENCE, listener.accept()).await.expect("it polls");
+            let mut poll = BufReader::new(accepted.unwrap().0);
+            read(&mut poll, 0).await.expect("a whole request");
+            let page = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>";
+            poll.write_all(page.as_bytes()).await.unwrap();
+            worker.says("tallyd is away").await;
+        }
+        worker.stop().await;
+    }
+}
