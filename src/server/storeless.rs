@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::{Shared, gate, job_request, jobs};
 use crate::clock::Clock;
 use crate::job::State as JobState;
-use crate::store::{Created, Job, JobId, NewJob};
+use crate::store::{Created, Job, JobId};
 
 /// A router that has `POST /v1/jobs` only.
 pub(super) fn router(api: Shared) -> Router {
@@ -26,33 +26,8 @@ async fn create(State(api): State<Shared>, request: Request) -> Result<Response,
     let max_bytes = api.config.max_payload;
     let received = api.receive(request, Limit::job(max_bytes), &[Media::Json]).await?;
     let job = job_request::read(&received.text, &received.text, max_bytes)?;
-    let max_attempts = api.config.policy(&job.queue).max_attempts;
-    Ok(jobs::created(&Created { job: invented(job, max_attempts), duplicate: false }))
-}
-
-/// The job that would have been created.
-fn invented(job: NewJob, max_attempts: u32) -> Job {
-    let now = Clock::system().now();
-    Job {
-        id: JobId::new(JobId::key_at(now.0), rand::random()),
-        queue: job.queue,
-        kind: job.kind,
-        state: JobState::Ready,
-        priority: job.priority,
-        payload: Some(job.payload),
-        attempt: 0,
-        failures: 0,
-        max_attempts: job.max_attempts.unwrap_or(max_attempts),
-        timeout: job.timeout,
-        unique_key: job.unique.map(|unique| unique.key),
-        traceparent: job.traceparent,
-        created_at: now,
-        run_at: now,
-        claimed_at: None,
-        ended_at: None,
-        expires_at: None,
-        worker: None,
-        last_error: None,
-        result: None,
-    }
+    let (now, policy) = (Clock::system().now(), api.config.policy(&job.queue));
+    let id = JobId::new(JobId::key_at(now.0), rand::random());
+    let job = Job::created(id, job, JobState::Ready, now, now, policy);
+    Ok(jobs::created(&Created { job, duplicate: false }))
 }

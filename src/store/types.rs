@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BackupError, JobId, Lease};
 use crate::clock::{Stopwatch, Timestamp};
+use crate::config::Policy;
 use crate::job::{AttemptResult, InvalidTransition, Outcome, State};
 
 /// A job as its creator describes it; names, sizes and numbers are within their limits.
@@ -104,6 +105,43 @@ pub struct Job {
     pub last_error: Option<LastError>,
     /// JSON text that its worker left; absent in lists.
     pub result: Option<Bytes>,
+}
+
+impl Job {
+    /// A job as it is created, under the policy of its queue.
+    pub fn created(
+        id: JobId,
+        job: NewJob,
+        state: State,
+        run_at: Timestamp,
+        created_at: Timestamp,
+        policy: &Policy,
+    ) -> Self {
+        Self {
+            id,
+            queue: job.queue,
+            kind: job.kind,
+            state,
+            priority: job.priority,
+            payload: Some(job.payload),
+            attempt: 0,
+            failures: 0,
+            max_attempts: job.max_attempts.unwrap_or(policy.max_attempts),
+            timeout: job
+                .timeout
+                .map_or(policy.timeout, |own| Some(own).filter(|own| !own.is_zero())),
+            unique_key: job.unique.map(|unique| unique.key),
+            traceparent: job.traceparent,
+            created_at,
+            run_at,
+            claimed_at: None,
+            ended_at: None,
+            expires_at: None,
+            worker: None,
+            last_error: None,
+            result: None,
+        }
+    }
 }
 
 /// The last end of an attempt that used up a try.

@@ -168,28 +168,7 @@ impl Engine {
     fn insert(&mut self, job: &NewJob) -> Result<Job, Failure> {
         let (core, created_at) = self.insert_row(job)?;
         let policy = self.config.policy(&job.queue);
-        Ok(Job {
-            id: core.id,
-            queue: job.queue.clone(),
-            kind: job.kind.clone(),
-            state: core.state,
-            priority: core.priority,
-            payload: Some(job.payload.clone()),
-            attempt: 0,
-            failures: 0,
-            max_attempts: core.max_attempts.unwrap_or(policy.max_attempts),
-            timeout: core.timeout(policy),
-            unique_key: job.unique.as_ref().map(|unique| unique.key.clone()),
-            traceparent: job.traceparent.clone(),
-            created_at,
-            run_at: core.run_at,
-            claimed_at: None,
-            ended_at: None,
-            expires_at: None,
-            worker: None,
-            last_error: None,
-            result: None,
-        })
+        Ok(Job::created(core.id, job.clone(), core.state, core.run_at, created_at, policy))
     }
 
     /// Writes and counts a new job; answers with when it was created as well.
