@@ -257,8 +257,8 @@ impl Act {
         done: &str,
         act: impl AsyncFn(&Client, &str) -> Result<Document<Job>, ClientError>,
     ) -> Result<(), Failure> {
-        let (jobs, refused) = self.connection.run(async |client| {
-            let (mut jobs, mut refused) = (Vec::new(), 0);
+        let (mut jobs, mut refused) = (Vec::new(), 0);
+        let ended = self.connection.run(async |client| {
             for id in &self.ids {
                 match act(client, id).await {
                     Ok(job) => jobs.push(job),
@@ -269,8 +269,11 @@ impl Act {
                     Err(error) => return Err(error.into()),
                 }
             }
-            Ok((jobs, refused))
-        })?;
+            Ok(())
+        });
+        if ended.is_err() && jobs.is_empty() {
+            return ended;
+        }
         let printed = match &jobs[..] {
             [job] if self.form.json && self.ids.len() == 1 => output::print_json(job.json()),
             jobs if self.form.json => {
@@ -282,6 +285,7 @@ impl Act {
                 output::print(&Table::new(&["ID", "QUEUE", "KIND", "STATE"]).rows(&rows))
             }
         };
+        ended?;
         if refused > 0 {
             let all = counted(self.ids.len() as u64, "job");
             return Err(Failure::Other(format!("{refused} of {all} were not {done}").into()));

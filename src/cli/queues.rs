@@ -143,20 +143,23 @@ impl Switch {
         &self,
         switch: impl AsyncFn(&Client, &str) -> Result<Document<Queue>, ClientError>,
     ) -> Result<(), Failure> {
-        let queues = self.connection.run(async |client| {
-            let mut switched = Vec::new();
+        let mut switched = Vec::new();
+        let ended = self.connection.run(async |client| {
             for queue in &self.queues {
                 switched.push(switch(client, queue).await?);
             }
-            Ok(switched)
-        })?;
-        match &queues[..] {
-            [queue] if self.form.json => output::print_json(queue.json()),
+            Ok(())
+        });
+        // Those before one that failed are switched.
+        let printed = match &switched[..] {
+            [] => Ok(()),
+            [queue] if self.form.json && self.queues.len() == 1 => output::print_json(queue.json()),
             queues if self.form.json => {
                 output::print_json(&queues.iter().map(Document::json).collect::<Vec<_>>())
             }
             queues => print_table(queues.iter().map(|queue| &**queue)),
-        }
+        };
+        ended.and(printed)
     }
 }
 

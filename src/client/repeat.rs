@@ -3,13 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{Client, ClientError};
 use crate::backoff;
 use crate::config::BackoffPolicy;
 
-/// How often a request is sent in all. With the pauses below this outlasts a restart of the server,
-/// half a minute, and no more than a person will wait.
-const TRIES: u32 = 10;
+/// How long a request is sent again: this outlasts a restart of the server, and is no more than a
+/// person will wait. A try that goes on then is let end, by its own deadline at the latest.
+const ENOUGH: Duration = Duration::from_secs(60);
 
 /// The pauses between two.
 const PAUSES: BackoffPolicy = BackoffPolicy {
@@ -23,7 +25,7 @@ const PAUSES: BackoffPolicy = BackoffPolicy {
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Client {
-    /// Sends a request until it is answered, with pauses between, a few times at most. Only for
+    /// Sends a request until it is answered, with pauses between, for a minute at most. Only for
     /// what may be done twice, such as creates with a `unique_key`.
     ///
     /// An error is worth another try if `is_worth` says so; so is a server that cannot be reached
@@ -40,6 +42,7 @@ impl Client {
     where
         F: Future<Output = Result<T, ClientError>>,
     {
+        let started = Instant::now();
         let mut failures = 0;
         loop {
             let error = match request().await {
@@ -49,13 +52,16 @@ impl Client {
             failures += 1;
             let was_there = self.reached.load(Ordering::Relaxed);
             let is_gone = matches!(error, ClientError::Unreachable { .. }) && was_there;
-            if failures == TRIES || !(is_gone || is_worth(&error)) {
+            if !(is_gone || is_worth(&error)) {
                 return Err(error);
             }
             let asked = error.refusal().and_then(|refusal| refusal.retry_after);
             let asked = asked.unwrap_or_default().min(MAX_RETRY_AFTER);
-            let pause = backoff::delay(&PAUSES, failures, rand::random());
-            tokio::time::sleep(pause.max(asked)).await;
+            let pause = backoff::delay(&PAUSES, failures, rand::random()).max(asked);
+            if started.elapsed() + pause > ENOUGH {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
         }
     }
 }

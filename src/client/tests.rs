@@ -111,3 +111,34 @@ fn requests_can_be_sent_from_spawned_futures() {
         drop(client.lease(&LeaseRequest::default()).await);
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn repeats_end_after_a_minute_also_if_the_server_is_silent_or_asks_for_patience() {
+    let client = Client::new("http://a.example").expect("a URL");
+    let silent = || ClientError::Unanswered { server: String::new(), why: String::new() };
+    let patient = || {
+        ClientError::Refused(Refusal {
+            status: 503,
+            code: "store_busy".into(),
+            message: String::new(),
+            field: None,
+            index: None,
+            retry_after: Some(Duration::from_secs(25)),
+        })
+    };
+    for (error, takes, tries) in [
+        (&silent as &dyn Fn() -> ClientError, ANSWER_TIMEOUT, 1..=1),
+        (&patient, Duration::ZERO, 3..=3),
+        (&silent, Duration::ZERO, 12..=40),
+    ] {
+        let (begun, sent) = (tokio::time::Instant::now(), std::cell::Cell::new(0));
+        let ask = || async {
+            sent.set(sent.get() + 1);
+            tokio::time::advance(takes).await;
+            Err::<(), _>(error())
+        };
+        client.repeat(ask, |_| true).await.expect_err("it never does better");
+        assert!(tries.contains(&sent.get()), "{} tries", sent.get());
+        assert!(begun.elapsed() <= Duration::from_secs(60).max(takes), "{:?}", begun.elapsed());
+    }
+}

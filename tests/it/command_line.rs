@@ -181,6 +181,11 @@ async fn queues_are_listed_paused_and_resumed() {
     let table = terminal.prints(&["queues", "resume", "emails"]);
     assert!(table.contains("\nemails  lease   no "), "{table}");
     assert_eq!(terminal.prints_json(&["queues", "pause", "emails"])["paused"], true);
+    terminal.prints(&["queues", "resume", "emails"]);
+    let output = terminal.run(&["queues", "pause", "emails", "nowhere"]);
+    assert_eq!(output.status.code(), Some(1));
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.contains("\nemails  lease   yes "), "what is done is told: {table}");
 }
 
 #[tokio::test]
@@ -311,6 +316,34 @@ async fn lines_without_keys_are_in_doubt_after_an_answer_that_leaves_it_open() {
         assert_eq!(output.status.code(), Some(1), "{body}: {said}");
         let doubt = "lines 1 to 2 have no unique_key, and may be created or not";
         assert!(said.contains("lines up to 0 are created") && said.contains(doubt), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_answers_oddly_is_told_of_and_not_asked_for_ever() {
+    let queue = r#"{"name": "q", "runner": "lease", "paused": false, "jobs": {"dead": 2}}"#;
+    let job = r#"{"id": "i", "queue": "q", "kind": "k", "state": "dead", "priority": 5, "attempt": 0,
+        "failures": 0, "max_attempts": 1, "timeout": "5m", "created_at": "2026-01-01T00:00:00Z",
+        "run_at": "2026-01-01T00:00:00Z"}"#;
+    let page = format!(r#"{{"jobs": [{job}, {job}, {job}], "next_cursor": "c\u001b[31m"}}"#);
+    for (words, answers, code, told) in [
+        (
+            &["queues", "discard-dead", "q"][..],
+            vec![
+                answer("200 OK", "", queue),
+                answer("200 OK", "", r#"{"count": 0, "more": true}"#),
+            ],
+            1,
+            "the server says that there are more, but acts on none",
+        ),
+        (&["jobs", "list", "--limit=2"], vec![answer("200 OK", "", &page)], 0, "--cursor c\\u{1b}"),
+    ] {
+        let server = Receiver::start(&answers).await;
+        let mut command = tallyd(server.url.trim_end_matches("/jobs?a=b"));
+        command.args(words);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+        assert!(said(&output).contains(told), "{}", said(&output));
     }
 }
 

@@ -100,3 +100,22 @@ fn batches_are_bounded_in_lines_and_bytes() {
     assert_eq!(number, 2);
     assert!(why.starts_with("a line may have at most"), "{why}");
 }
+
+#[test]
+fn a_key_that_the_end_of_its_job_frees_is_no_reason_to_send_a_line_again() {
+    let until = |until| NewJob { unique_until: until, kind: "k".into(), ..NewJob::default() };
+    let (none, done, gone) =
+        (until(None), until(Some(UniqueUntil::Done)), until(Some(UniqueUntil::Gone)));
+    for (line, job, is_repeatable) in [
+        (r#"{"unique_key": "a"}"#, &none, true),
+        (r#"{"unique_key": "a"}"#, &gone, true),
+        (r#"{"unique_key": "a"}"#, &done, false),
+        (r#"{"unique_key": "a", "unique_until": "done"}"#, &none, false),
+        (r#"{"unique_key": "a", "unique_until": "gone"}"#, &done, true),
+        (r#"{}"#, &none, false),
+    ] {
+        let all = batches(line, job, None);
+        let [Ok(batch)] = &all[..] else { panic!("{line}: {all:?}") };
+        assert_eq!(batch.is_repeatable(), is_repeatable, "{line}");
+    }
+}
