@@ -65,6 +65,14 @@ fn whole_lives_are_measured_behind_stored_jobs() {
 }
 
 #[test]
+fn large_payloads_are_stored_in_advance_as_well() {
+    let place = tempfile::tempdir().expect("a directory");
+    let flags = ["--batch", "2", "--turns", "1", "--payload", "100000", "--stored", "200"];
+    let report = report(&place, &[&["create"], &flags[..]].concat());
+    assert_eq!(report["stored"], 200);
+}
+
+#[test]
 fn people_get_a_table() {
     let place = tempfile::tempdir().expect("a directory");
     let arguments = ["create", "--batch", "50", "--turns", "1", "--connections", "2"];

@@ -52,6 +52,7 @@ struct Median {
     p50_ms: f64,
     p99_ms: f64,
     cpu_us: f64,
+    storeless_cpu_us: Option<f64>,
     ratio: Option<f64>,
 }
 
@@ -104,12 +105,15 @@ impl Create {
 
     fn report(&self, turns: Vec<Turn>, server: Held) -> Report {
         let durable = |figure: fn(&Rate) -> f64| median(turns.iter().map(|t| figure(&t.durable)));
+        let storeless: Vec<f64> =
+            turns.iter().filter_map(|turn| Some(turn.storeless?.cpu_us)).collect();
         let ratios: Vec<f64> = turns.iter().filter_map(|turn| turn.ratio).collect();
         let median = Median {
             jobs_per_second: durable(|rate| rate.jobs_per_second),
             p50_ms: durable(|rate| rate.latency.p50_ms),
             p99_ms: durable(|rate| rate.latency.p99_ms),
             cpu_us: durable(|rate| rate.cpu_us),
+            storeless_cpu_us: (!storeless.is_empty()).then(|| median(storeless.iter().copied())),
             ratio: (!ratios.is_empty()).then(|| median(ratios.iter().copied())),
         };
         Report {
@@ -159,8 +163,10 @@ fn text(report: &Report) -> String {
         median.p99_ms,
         median.cpu_us,
     ));
-    if let Some(ratio) = median.ratio {
-        text.push_str(&format!(", {ratio:.2} of the rate that storing nothing has"));
+    if let (Some(ratio), Some(cpu_us)) = (median.ratio, median.storeless_cpu_us) {
+        let nothing =
+            format!("\nstoring nothing takes {cpu_us:.1} µs; the rate is {ratio:.2} of its");
+        text.push_str(&nothing);
     }
     text.push_str(&format!("\n{}\n", report.server.line()));
     text

@@ -146,3 +146,24 @@ async fn one(
     }
     Ok(recorder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_slowest_requests_count_though_the_time_is_over_when_they_are_answered() {
+        let begin = Instant::now() + Duration::from_secs(1);
+        let window = Window { begin, end: begin + Duration::from_secs(1) };
+        let latencies = vec![Vec::new()];
+        let mut recorder = Recorder { window, latencies, jobs: 0, total: Arc::default() };
+        let (early, counted) = (Instant::now(), begin + Duration::from_millis(900));
+        tokio::time::advance(Duration::from_millis(3_900)).await;
+        recorder.answered(0, early);
+        recorder.answered(0, counted);
+        recorder.answered(0, window.end + Duration::from_millis(1));
+        recorder.done(1);
+        assert_eq!(recorder.latencies, [[2_000_000]]);
+        assert_eq!((recorder.jobs, recorder.total.load(Ordering::Relaxed)), (0, 1));
+    }
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -153,6 +153,20 @@ impl Server {
         if ended.success() { Ok(()) } else { Err(BenchError::ServerEnded(ended.to_string())) }
     }
 }
+
+impl Drop for Server {
+    /// Ends it, and waits for that: it must not make files in a directory that is being removed.
+    fn drop(&mut self) {
+        let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) else {
+            return;
+        };
+        // If it has ended by itself, or cannot be waited for, there is nothing to do.
+        drop((self.child.start_kill(), waitid(WaitId::Pid(pid), UNREAPED)));
+    }
+}
+
+/// That it has ended, which is left to the runtime to take note of.
+const UNREAPED: WaitIdOptions = WaitIdOptions::EXITED.union(WaitIdOptions::NOWAIT);
 
 /// Waits for the line that says where it listens.
 async fn listening(lines: &mut Lines<BufReader<ChildStderr>>) -> Result<SocketAddr, BenchError> {
