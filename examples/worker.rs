@@ -8,7 +8,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tallyd::client::{Client, ClientError, Finish, LeaseRequest, LeaseResult, LeasedJob, Outcome};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How many jobs run at once.
@@ -34,15 +34,18 @@ async fn work(job: &LeasedJob) -> Result<Box<RawValue>, String> {
     }
 }
 
-/// Renews a lease, which outlives a restart of the server; returns once it is lost or cancelled.
+/// Renews a lease, which outlives a restart of the server; returns once it is lost or cancelled, or
+/// may have run out: then somebody else may have the job.
 async fn keep(client: &Client, lease: &str) {
-    let mut pause = LEASE / 3;
-    loop {
+    let (mut pause, mut renewed) = (LEASE / 3, Instant::now());
+    while renewed.elapsed() < LEASE {
         sleep(pause).await;
-        match timeout(LEASE / 6, client.renew(&[lease], None)).await {
-            Ok(Ok(results)) if results == [LeaseResult::Ok] => pause = LEASE / 3,
+        let asked = Instant::now();
+        (pause, renewed) = match timeout(LEASE / 6, client.renew(&[lease], None)).await {
+            Ok(Ok(results)) if results == [LeaseResult::Ok] => (LEASE / 3, asked),
             Ok(Ok(_)) => return, // lost or cancelled
-            _ => pause = Duration::from_secs(1),
+            Ok(Err(ClientError::Unreachable { .. })) => (Duration::from_secs(1), asked),
+            _ => (Duration::from_secs(1), renewed),
         }
     }
 }
@@ -59,7 +62,8 @@ async fn run(client: &Client, job: LeasedJob, stop: &CancellationToken) -> Resul
     };
     // A finish may be repeated: the second one of the same outcome counts nothing.
     let finish = [Finish { lease: job.lease, outcome }];
-    client.repeat(|| client.finish(&finish), ClientError::is_unanswered).await.map(drop)
+    let is_worth = |error: &ClientError| error.is_unanswered() || error.is_busy();
+    client.repeat(|| client.finish(&finish), is_worth).await.map(drop)
 }
 
 /// Leases one job after the other until it is told to stop.

@@ -88,23 +88,33 @@ async function finish(job, end) {
   console.log("not reported, so its lease runs out and the job comes again:", job.id);
 }
 
-// Renews the lease at a third of its time. While tallyd is away the work goes on, since leases
-// outlive its restart; should one run out, the late result is refused.
+// Renews the lease at a third of its time. While nobody listens the work goes on, since leases
+// outlive a restart; else, once the lease may have run out, somebody else may have the job.
 async function keep(job, stop, ended) {
-  for (let pause = lease_ms / 3; ; ) {
+  const third = lease_ms / 3;
+  const patience = Math.max(1000, Math.min(15_000, third));
+  let renewed = performance.now();
+  for (let pause = third; ; ) {
     try {
       await sleep(pause, undefined, { signal: ended.signal });
     } catch {
       return true; // the attempt has ended
     }
+    const asked = performance.now();
     try {
-      const { results } = await call("/v1/leases/renew", { leases: [job.lease] });
-      pause = lease_ms / 3;
+      const { results } = await call("/v1/leases/renew", { leases: [job.lease] }, patience);
+      [pause, renewed] = [third, asked];
       if (results[0] === "ok") continue;
       stop.abort();
       return false; // its lease ran out, or it was cancelled
-    } catch {
-      pause = Math.min(1000, pause);
+    } catch (error) {
+      pause = Math.min(1000, third);
+      if (error.code === "ECONNREFUSED") renewed = asked;
+    }
+    if (performance.now() - renewed > lease_ms) {
+      console.log("not renewed for a whole lease, so its work stops:", job.id);
+      stop.abort();
+      return false;
     }
   }
 }

@@ -68,17 +68,26 @@ def finish(job, end):
 
 
 def keep(job, stop, ended):
-    """Renews the lease at a third of its time. While tallyd is away the work goes on, since leases
-    outlive its restart; should one run out, the late result is refused."""
-    pause = ARGS.lease / 3
+    """Renews the lease at a third of its time. While nobody listens the work goes on, since leases
+    outlive a restart; else, once the lease may have run out, somebody else may have the job."""
+    third = ARGS.lease / 3
+    pause, renewed = third, time.monotonic()
     while not ended.wait(pause):
+        asked = time.monotonic()
         try:
-            if call("/v1/leases/renew", {"leases": [job["lease"]]})["results"] != ["ok"]:
+            answer = call("/v1/leases/renew", {"leases": [job["lease"]]}, max(1, min(15, third)))
+            if answer["results"] != ["ok"]:
                 job["lost"] = True  # its lease ran out, or it was cancelled
                 return stop.set()
-            pause = ARGS.lease / 3
-        except Exception:  # whatever it is, the work goes on
-            pause = min(1, pause)
+            pause, renewed = third, asked
+        except ConnectionRefusedError:
+            pause, renewed = min(1, third), asked
+        except Exception:
+            pause = min(1, third)
+        if time.monotonic() - renewed > ARGS.lease:
+            print("not renewed for a whole lease, so its work stops:", job["id"], flush=True)
+            job["lost"] = True
+            return stop.set()
 
 
 def attempt(job, stop):

@@ -173,8 +173,8 @@ async fn a_result_that_tallyd_refuses_fails_the_attempt_with_its_reason() {
 async fn a_job_longer_than_its_lease_is_renewed_and_completes_at_its_first_attempt() {
     for sample in SAMPLES {
         let daemon = Daemon::start(CONFIG);
-        let worker = sample.start(&daemon.url(""), &["--lease", "1"]);
-        let done = completed(&daemon, &create(&daemon, json!({"seconds": 3})).await).await;
+        let worker = sample.start(&daemon.url(""), &["--lease", "3"]);
+        let done = completed(&daemon, &create(&daemon, json!({"seconds": 5})).await).await;
         assert_eq!(done["attempt"], 1);
         worker.stop().await;
         assert_ended(&daemon, &[("completed", 1.0)]).await;
@@ -185,7 +185,7 @@ async fn a_job_longer_than_its_lease_is_renewed_and_completes_at_its_first_attem
 async fn a_cancelled_job_is_stopped_and_makes_room_for_another() {
     for sample in SAMPLES {
         let daemon = Daemon::start(CONFIG);
-        let flags = ["--concurrency", "1", "--lease", "1"];
+        let flags = ["--concurrency", "1", "--lease", "3"];
         let mut worker = sample.start(&daemon.url(""), &flags);
         let id = create(&daemon, json!({"seconds": FOR_EVER})).await;
         worker.says(&id).await;
@@ -201,8 +201,8 @@ async fn a_cancelled_job_is_stopped_and_makes_room_for_another() {
 async fn sigterm_lets_work_end_within_the_grace() {
     for sample in SAMPLES {
         let daemon = Daemon::start(CONFIG);
-        let mut worker = sample.start(&daemon.url(""), &["--lease", "1", "--grace", "600"]);
-        let id = create(&daemon, json!({"seconds": 3})).await;
+        let mut worker = sample.start(&daemon.url(""), &["--lease", "3", "--grace", "600"]);
+        let id = create(&daemon, json!({"seconds": 5})).await;
         worker.says(&id).await;
         worker.stop().await;
         let (_, job) = daemon.get(&format!("/v1/jobs/{id}")).await;
@@ -278,6 +278,26 @@ async fn a_restart_of_tallyd_during_the_work_changes_nothing() {
         completed(&daemon, &create(&daemon, json!({})).await).await;
         worker.stop().await;
         assert_ended(&daemon, &[("completed", 2.0), ("released", 1.0)]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_nobody_answers_stops_its_work_when_the_lease_may_have_run_out() {
+    for sample in SAMPLES {
+        let daemon = Daemon::start(CONFIG);
+        let relay = Relay::start(&daemon.url("")).await;
+        let mut worker = sample.start(&relay.url, &["--concurrency", "1", "--lease", "2"]);
+        let id = create(&daemon, json!({"seconds": FOR_EVER})).await;
+        worker.says(&id).await;
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        relay.target(&format!("http://{}", silent.local_addr().unwrap()));
+        worker.says(&format!("so its work stops: {id}")).await;
+        // Its slot is free again: it is who takes the second attempt.
+        relay.target(&daemon.url(""));
+        worker.says(&format!("{id} attempt 2")).await;
+        worker.stop().await;
+        let ended = [("lease_expired", 1.0), ("released", 1.0)];
+        assert_ended(&daemon, &ended).await;
     }
 }
 
