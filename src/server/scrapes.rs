@@ -126,3 +126,59 @@ fn compressed(text: &[u8]) -> Bytes {
     encoder.write_all(text).expect("memory takes it");
     encoder.finish().expect("memory takes it").into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::metrics::Rejected;
+    use tokio::task::{JoinSet, yield_now};
+
+    /// A cut is the same for all who came before it was taken, and for nobody else.
+    #[tokio::test]
+    async fn scrapes_share_a_cut_but_never_one_from_before_they_came() {
+        let scrapes = Arc::new(Scrapes::new());
+        let metrics = Arc::new(Metrics::new(Arc::new(Config::default())));
+        let busy = scrapes.last.lock().await;
+        let mut waiting = JoinSet::new();
+        for _ in 0..MAX_SCRAPES {
+            let (scrapes, metrics) = (scrapes.clone(), metrics.clone());
+            waiting.spawn(async move { scrapes.cut(&metrics).await.expect("there is a place") });
+        }
+        while scrapes.arrived.load(Ordering::SeqCst) < MAX_SCRAPES as u64 {
+            yield_now().await;
+        }
+        drop(busy);
+        let shared = waiting.join_all().await;
+        let (first, _) = &shared[0];
+        assert!(shared.iter().all(|(cut, _)| Arc::ptr_eq(cut, first)), "one cut for all");
+        let refused = scrapes.cut(&metrics).await.err().expect("all places are taken");
+        assert_eq!(refused.code, Code::ServerBusy);
+
+        let first = first.clone();
+        drop(shared);
+        metrics.rejected(Rejected::QueueFull);
+        let (later, _) = scrapes.cut(&metrics).await.expect("there is a place");
+        assert!(!Arc::ptr_eq(&later, &first), "it came after the cut was taken");
+        assert_ne!(later.snapshot, first.snapshot);
+    }
+
+    #[tokio::test]
+    async fn a_cut_is_written_once_in_each_form() {
+        let metrics = Arc::new(Metrics::new(Arc::new(Config::default())));
+        let (cut, _place) = Scrapes::new().cut(&metrics).await.expect("there is a place");
+        let mut written = Vec::new();
+        for format in [Format::Text, Format::OpenMetrics] {
+            for gzip in [false, true] {
+                let wanted = Wanted { format, content_type: "", gzip };
+                let text = cut.written(wanted).await.expect("it is written");
+                let again = cut.written(wanted).await.expect("it is written");
+                assert_eq!(text.as_ptr(), again.as_ptr(), "{wanted:?}");
+                written.push(text);
+            }
+        }
+        written.sort();
+        written.dedup();
+        assert_eq!(written.len(), 4, "the forms differ");
+    }
+}
