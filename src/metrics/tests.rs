@@ -1,5 +1,7 @@
 //! The snapshot, its text and the registry say the same, whatever the labels are.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use prometheus::{Encoder, TextEncoder};
 use uuid::Uuid;
 
@@ -83,6 +85,17 @@ fn pairs_that_look_alike_are_kept_apart() {
     let text = snapshot.to_text();
     assert!(text.contains("tallyd_jobs_created_total{queue=\"a\",kind=\"bc\"} 1\n"));
     assert!(text.contains("tallyd_jobs_created_total{queue=\"ab\",kind=\"c\"} 2\n"));
+}
+
+#[test]
+fn nothing_is_read_after_a_panic_while_publishing() {
+    let metrics = published(&[("a", "k")]);
+    let row = |id| (RowId(id), Counts::default());
+    let delta = TallyDelta { rows: vec![row(1), row(99)], ..TallyDelta::default() };
+    let broken = AssertUnwindSafe(|| metrics.publish(&delta, 1, 0.01));
+    assert!(catch_unwind(broken).is_err(), "there is no row 99");
+    let read = AssertUnwindSafe(|| metrics.snapshot());
+    assert!(catch_unwind(read).is_err(), "half of a batch was read");
 }
 
 #[test]
