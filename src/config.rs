@@ -125,6 +125,19 @@ pub struct ExecConfig {
     pub env: BTreeMap<String, String>,
     /// The working directory; the daemon's own if absent.
     pub dir: Option<PathBuf>,
+    /// What each of its processes may use.
+    pub limits: ExecLimits,
+}
+
+/// What one process of a command may use; what is absent is limited as the daemon itself is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExecLimits {
+    /// Bytes of data: heap, stacks of threads, private maps (RLIMIT_DATA).
+    pub memory: Option<u64>,
+    /// Processor time, in whole seconds (RLIMIT_CPU).
+    pub cpu: Option<Duration>,
+    /// Open files (RLIMIT_NOFILE).
+    pub files: Option<u64>,
 }
 
 /// The rules of a queue that apply at each claim and each end of an attempt.

@@ -90,12 +90,11 @@ pub(super) struct Section<'a> {
     path: String,
     table: &'a DeTable<'a>,
     known: Vec<&'static str>,
-    rejected: Vec<&'static str>,
 }
 
 impl<'a> Section<'a> {
     fn new(document: &'a Document<'a>, path: String, table: &'a DeTable<'a>) -> Self {
-        Self { document, path, table, known: Vec::new(), rejected: Vec::new() }
+        Self { document, path, table, known: Vec::new() }
     }
 
     /// Puts the value of `key` into `target` if the table has it and `rule` finds it right.
@@ -198,17 +197,11 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// As [`Section::object`], for a key that is known but never right.
-    pub(super) fn reject(&mut self, key: &'static str, wrong: &str) {
-        self.rejected.push(key);
-        self.object(key, wrong);
-    }
-
     /// Notes every key that was not asked for.
     pub(super) fn close(self) {
         for key in self.table.keys() {
             let name = key.get_ref().as_ref();
-            if !self.known.contains(&name) && !self.rejected.contains(&name) {
+            if !self.known.contains(&name) {
                 let text = format!(
                     "unknown key {}; valid here are {}",
                     self.path_of(name),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{BackoffPolicy, Config, Policy, QueueConfig, Runner, duration, size};
+use super::{BackoffPolicy, Config, ExecLimits, Policy, QueueConfig, Runner, duration, size};
 
 /// What stands for the value of a variable, which may be a secret.
 const HIDDEN: &str = "***";
@@ -56,6 +56,14 @@ struct ExecKeys<'a> {
     dir: Option<&'a Path>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     env: BTreeMap<&'a str, &'static str>,
+    limits: Option<LimitKeys>,
+}
+
+#[derive(Serialize)]
+struct LimitKeys {
+    memory: Option<String>,
+    cpu: Option<String>,
+    files: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -126,6 +134,7 @@ fn queue_keys(queue: &QueueConfig) -> QueueKeys<'_> {
                 command: &exec.command,
                 dir: exec.dir.as_deref(),
                 env: exec.env.keys().map(|name| (name.as_str(), HIDDEN)).collect(),
+                limits: limit_keys(&exec.limits),
             });
         }
         Runner::Http(http) => {
@@ -138,6 +147,15 @@ fn queue_keys(queue: &QueueConfig) -> QueueKeys<'_> {
         }
     }
     keys
+}
+
+fn limit_keys(limits: &ExecLimits) -> Option<LimitKeys> {
+    let ExecLimits { memory, cpu, files } = *limits;
+    (*limits != ExecLimits::default()).then(|| LimitKeys {
+        memory: memory.map(size::format),
+        cpu: cpu.map(duration::format),
+        files,
+    })
 }
 
 fn policy_keys(policy: &Policy) -> PolicyKeys {

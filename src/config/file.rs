@@ -5,11 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::document::{Document, Section, integer, number};
 use super::limits::{self, argument, count, count_or_none, directory, duration, queue_or_kind};
 use super::{
-    BackoffPolicy, Config, ExecConfig, HttpConfig, LogConfig, Policy, QueueConfig, Runner, http,
+    BackoffPolicy, Config, ExecConfig, ExecLimits, HttpConfig, LogConfig, Policy, QueueConfig,
+    Runner, http,
 };
-
-/// What is wrong with `exec.limits` for now.
-const NO_LIMITS: &str = "is not supported by this version; leave it out";
 
 /// An example of an `exec.command`, for messages.
 const COMMAND_EXAMPLE: &str = "[\"/usr/bin/wc\", \"-c\"]";
@@ -145,7 +143,12 @@ fn first_repeated(kinds: &[String]) -> Option<&String> {
 }
 
 fn read_exec(section: &mut Section<'_>) -> ExecConfig {
-    let mut exec = ExecConfig { command: Vec::new(), env: BTreeMap::new(), dir: None };
+    let mut exec = ExecConfig {
+        command: Vec::new(),
+        env: BTreeMap::new(),
+        dir: None,
+        limits: ExecLimits::default(),
+    };
     let is_read = section.read_list("command", &mut exec.command, argument);
     if is_read && exec.command.first().is_none_or(String::is_empty) {
         section.object("command", &format!("must start with a program, as {COMMAND_EXAMPLE} does"));
@@ -154,8 +157,23 @@ fn read_exec(section: &mut Section<'_>) -> ExecConfig {
         exec.env = read_env(&variables);
     }
     section.read("dir", &mut exec.dir, |value| directory(value.as_str()).map(Some));
-    section.reject("limits", NO_LIMITS);
+    if let Some(mut allowed) = section.table("limits") {
+        exec.limits = read_limits(&mut allowed);
+        allowed.close();
+    }
     exec
+}
+
+fn read_limits(section: &mut Section<'_>) -> ExecLimits {
+    let mut allowed = ExecLimits::default();
+    section.read("memory", &mut allowed.memory, |value| {
+        limits::size(value.as_str(), integer(value), &limits::EXEC_MEMORY).map(Some)
+    });
+    section.read("cpu", &mut allowed.cpu, |value| limits::whole_seconds(value.as_str()).map(Some));
+    section.read("files", &mut allowed.files, |value| {
+        count(integer(value), &limits::EXEC_FILES).map(Some)
+    });
+    allowed
 }
 
 fn read_http(section: &mut Section<'_>) -> HttpConfig {

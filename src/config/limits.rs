@@ -64,6 +64,16 @@ pub const MAX_PAIRS: RangeInclusive<u64> = 1..=100_000;
 /// Bytes of one job: below 1 KiB its other fields do not fit, and a batch may have 16 MiB in all.
 pub const MAX_PAYLOAD: RangeInclusive<u64> = 1 << 10..=16 << 20;
 
+/// Bytes of data of a command's process: below 1 MiB nothing starts.
+pub const EXEC_MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 40;
+
+/// Processor time of a command's process: the kernel counts in seconds.
+pub const EXEC_CPU: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(365 * DAY_SECONDS);
+
+/// Open files of a command's process: it begins with three, and needs more for its libraries.
+pub const EXEC_FILES: RangeInclusive<u64> = 16..=1 << 20;
+
 /// The most bytes of a host name (RFC 1035, section 2.3.4).
 const MAX_HOST_BYTES: usize = 253;
 
@@ -83,6 +93,15 @@ pub fn duration(text: Option<&str>, bounds: &RangeInclusive<Duration>) -> Result
         return Err(format!("must be {least} to {most}"));
     }
     Ok(duration)
+}
+
+/// The processor time that a command may use.
+pub fn whole_seconds(text: Option<&str>) -> Result<Duration, String> {
+    let time = duration(text, &EXEC_CPU)?;
+    if time.subsec_nanos() > 0 {
+        return Err("must be whole seconds, such as 60s".to_owned());
+    }
+    Ok(time)
 }
 
 /// The longest time an attempt may take, none for zero.
@@ -122,15 +141,18 @@ pub fn number(number: Option<f64>, bounds: &RangeInclusive<f64>) -> Result<f64, 
 }
 
 /// A number of bytes within bounds, bare or with a unit.
-pub fn size(
+pub fn size<N>(
     text: Option<&str>,
     bytes: Option<i64>,
     bounds: &RangeInclusive<u64>,
-) -> Result<usize, String> {
+) -> Result<N, String>
+where
+    N: TryFrom<u64>,
+{
     text.and_then(size::parse)
         .or_else(|| bytes.and_then(|bytes| u64::try_from(bytes).ok()))
         .filter(|bytes| bounds.contains(bytes))
-        .and_then(|bytes| usize::try_from(bytes).ok())
+        .and_then(|bytes| N::try_from(bytes).ok())
         .ok_or_else(|| {
             let [least, most] = [bounds.start(), bounds.end()].map(|bound| size::format(*bound));
             format!("must be {least} to {most}, {SIZE_RULE}")

@@ -55,7 +55,7 @@ pub struct Overrides {
 
     /// Take jobs of at most this size [default: 1MiB]
     #[arg(long, env = "TALLYD_MAX_PAYLOAD", value_name = "SIZE",
-        value_parser = |text: &str| limits::size(Some(text), None, &limits::MAX_PAYLOAD))]
+        value_parser = |text: &str| limits::size::<usize>(Some(text), None, &limits::MAX_PAYLOAD))]
     pub max_payload: Option<usize>,
 
     /// Answer requests for these host names too, separated by commas

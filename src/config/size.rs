@@ -1,7 +1,7 @@
-//! Sizes as people write them: `^[0-9]{1,9}(KiB|MiB)?$`, bytes without a unit.
+//! Sizes as people write them: `^[0-9]{1,9}(KiB|MiB|GiB)?$`, bytes without a unit.
 
 /// The units, the largest first, with their length in bytes.
-const UNITS: [(&str, u64); 3] = [("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
+const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
 
 /// The rule in words that a message can carry.
 pub const SIZE_RULE: &str = "a number of bytes or a size like 512KiB or 1MiB";
@@ -36,7 +36,7 @@ mod tests {
         for (text, bytes) in [("0", 0), ("1000", 1000), ("2KiB", 2048), ("16MiB", 16 << 20)] {
             assert_eq!(parse(text), Some(bytes), "{text}");
         }
-        for bad in ["", "KiB", "1kb", "1 MiB", "-1", "1.5MiB", "1234567890", "1GiB"] {
+        for bad in ["", "KiB", "1kb", "1 MiB", "-1", "1.5MiB", "1234567890", "1TiB"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }
@@ -44,6 +44,7 @@ mod tests {
     #[test]
     fn sizes_are_written_in_the_largest_exact_unit() {
         assert_eq!(format(1 << 20), "1MiB");
+        assert_eq!(format(1 << 40), "1024GiB");
         assert_eq!(format(1536), "1536");
         assert_eq!(format(3 << 10), "3KiB");
     }

@@ -112,8 +112,12 @@ async fn jobs_of_an_answer_that_nobody_takes_are_given_back() {
 #[tokio::test]
 async fn queues_without_outside_workers_lease_nothing() {
     let server = Fixture::new(|config| {
-        let exec =
-            crate::config::ExecConfig { command: vec!["true".into()], env: [].into(), dir: None };
+        let exec = crate::config::ExecConfig {
+            command: vec!["true".into()],
+            env: [].into(),
+            dir: None,
+            limits: Default::default(),
+        };
         let runner = crate::config::Runner::Exec(exec);
         let policy = config.defaults.clone();
         let queue = crate::config::QueueConfig::leased(policy);

@@ -12,6 +12,7 @@ mod leftovers;
 pub mod open_files;
 mod output;
 mod processes;
+mod rlimits;
 mod spawn;
 
 use std::io;
@@ -120,20 +121,24 @@ enum Stop {
 /// the group.
 pub async fn run(spawner: &Spawner, invocation: Invocation, interrupt: CancellationToken) -> Ended {
     let Invocation { config, variables, payload, timeout, grace } = invocation;
-    // A program on a dead file server can hold up the spawner for ever.
+    // A program on a dead file server can hold up the spawner for ever. One that has begun at the
+    // moment of an interrupt is waited for, so that it gets its SIGTERM.
     let spawned = tokio::select! {
         biased;
-        () = interrupt.cancelled() => return Ended::Interrupted,
-        spawned = spawner.spawn(config, variables) => spawned,
+        spawned = spawner.spawn(config, variables, interrupt.clone()) => spawned,
+        () = async { interrupt.cancelled().await; tokio::time::sleep(grace).await } => {
+            return Ended::Interrupted;
+        }
         after = expiry(timeout) => {
             let error = format!("it could not be started within {}", duration::format(after));
             return Ended::Short { error };
         }
     };
     let mut group = match spawned {
-        Ok(group) => group,
-        Err(Refusal { error, is_shortage: true }) => return Ended::Short { error },
-        Err(Refusal { error, .. }) => return Ended::Failed { permanent: false, error },
+        Some(Ok(group)) => group,
+        Some(Err(Refusal { error, is_shortage: true })) => return Ended::Short { error },
+        Some(Err(Refusal { error, .. })) => return Ended::Failed { permanent: false, error },
+        None => return Ended::Interrupted,
     };
     let mut pipes = Pipes::of(&mut group, payload);
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, set_child_subreaper, waitid};
-use tallyd::config::ExecConfig;
+use tallyd::config::{ExecConfig, ExecLimits};
 use tallyd::worker::exec::{Ended, GRACE, Invocation, Spawner, end_leftovers, run};
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
@@ -19,7 +19,12 @@ use crate::processes::{Line, NEVER, Process};
 fn command(words: &[&str]) -> Invocation {
     let command = words.iter().map(ToString::to_string).collect();
     Invocation {
-        config: ExecConfig { command, env: Default::default(), dir: None },
+        config: ExecConfig {
+            command,
+            env: Default::default(),
+            dir: None,
+            limits: ExecLimits::default(),
+        },
         variables: vec![("TALLYD_STORE", "exec-tests".into())],
         payload: Bytes::new(),
         timeout: None,
@@ -76,6 +81,28 @@ async fn other_exits_fail_and_say_why() {
     assert_eq!(end_of(sh("echo gone; echo down >&2; exit 3")).await, failed("exit status 3: down"));
     assert_eq!(end_of(sh("exit 3")).await, failed("exit status 3"));
     assert_eq!(end_of(sh("kill -KILL $$")).await, failed("killed by signal 9 (SIGKILL)"));
+}
+
+fn limited(script: &str, limits: ExecLimits) -> Invocation {
+    let invocation = sh(script);
+    Invocation { config: ExecConfig { limits, ..invocation.config }, ..invocation }
+}
+
+#[tokio::test]
+async fn a_command_uses_no_more_than_its_limits() {
+    let memory = ExecLimits { memory: Some(64 << 20), ..ExecLimits::default() };
+    let hungry = "head -c 200000000 /dev/zero | tail -c 199999999 > /dev/null";
+    let Ended::Failed { permanent: false, error } = end_of(limited(hungry, memory)).await else {
+        panic!("it had 200 MB");
+    };
+    assert!(error.starts_with("exit status 1: ") && error.contains("memory"), "{error}");
+
+    let cpu = ExecLimits { cpu: Some(Duration::from_secs(1)), ..ExecLimits::default() };
+    let end = end_of(limited("while :; do :; done", cpu)).await;
+    assert_eq!(end, failed("killed by signal 24 (SIGXCPU)"));
+
+    let files = ExecLimits { files: Some(48), ..ExecLimits::default() };
+    assert_eq!(end_of(limited("ulimit -Sn; ulimit -Hn", files)).await, completed("48\n48\n"));
 }
 
 #[tokio::test]

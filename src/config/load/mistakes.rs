@@ -169,7 +169,7 @@ fn an_unknown_key_is_refused_with_the_valid_ones() {
         ),
         (
             "[queues.a.exec]\ncommand = [\"x\"]\nshell = true",
-            "tallyd.toml:3: unknown key queues.a.exec.shell; valid here are command, env, dir",
+            "tallyd.toml:3: unknown key queues.a.exec.shell; valid here are command, env, dir, limits",
         ),
     ]);
 }
@@ -279,8 +279,19 @@ fn a_wrong_command_is_refused() {
             "tallyd.toml:2: queues.a.exec.command[1] must be a string without NUL, got 5",
         ),
         (
-            "[queues.a.exec]\ncommand = [\"wc\"]\nlimits = { memory = \"1GiB\" }",
-            "tallyd.toml:3: queues.a.exec.limits is not supported by this version; leave it out",
+            "[queues.a.exec]\ncommand = [\"wc\"]\nlimits = { memory = \"1KiB\" }",
+            "tallyd.toml:3: queues.a.exec.limits.memory must be 1MiB to 1024GiB, a number of bytes \
+             or a size like 512KiB or 1MiB, got \"1KiB\"",
+        ),
+        (
+            "[queues.a.exec]\ncommand = [\"wc\"]\nlimits = { cpu = \"1500ms\" }",
+            "tallyd.toml:3: queues.a.exec.limits.cpu must be whole seconds, such as 60s, got \
+             \"1500ms\"",
+        ),
+        (
+            "[queues.a.exec]\ncommand = [\"wc\"]\nlimits = { files = 3, disk = 1 }",
+            "tallyd.toml:3: queues.a.exec.limits.files must be 16 to 1048576, got 3\n\
+             tallyd.toml:3: unknown key queues.a.exec.limits.disk; valid here are memory, cpu, files",
         ),
         (
             "[queues.a.exec]\ncommand = [\"wc\"]\nenv = { PIN = 1234 }",

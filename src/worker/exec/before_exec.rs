@@ -6,29 +6,26 @@ use std::io;
 use std::mem::MaybeUninit;
 
 use rustix::process::{
-    Pid, Resource, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit,
+    Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit,
 };
 use tokio::process::Command;
 
-use super::open_files;
-
-/// Has the child killed as soon as the thread that spawns it ends, gives it the limit on open
-/// files that the daemon was started with, and clears its signal mask.
+/// Has the child killed as soon as the thread that spawns it ends, sets what it may use, and clears
+/// its signal mask.
 ///
 /// So the thread must be one that lives as long as the daemon. The kernel forgets the wish at
 /// the exec of a set-user-id program and for children of the child; what remains of those is
 /// found at the next start.
-pub(super) fn tie_to_parent(command: &mut Command) {
+pub(super) fn tie_to_parent(command: &mut Command, limits: Vec<(Resource, Rlimit)>) {
     let parent = getpid();
-    let limits = open_files::given();
     // SAFETY: the closure runs in the forked child of a process with many threads, where only
     // async-signal-safe calls are allowed: it makes system calls, allocates nothing, takes no
     // lock, and cannot panic.
     unsafe {
         command.pre_exec(move || {
             die_with(parent)?;
-            if let Some(limits) = limits {
-                setrlimit(Resource::Nofile, limits)?;
+            for (resource, limit) in &limits {
+                setrlimit(*resource, *limit)?;
             }
             unblock_signals()
         });

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::before_exec::tie_to_parent;
 use super::group::Group;
+use super::rlimits;
 use crate::config::ExecConfig;
 
 /// How many attempts may wait for the thread; a fork takes about a millisecond, and who finds no
@@ -33,7 +34,8 @@ pub struct Spawner {
 struct Request {
     config: ExecConfig,
     variables: Vec<(&'static str, String)>,
-    answer: oneshot::Sender<Result<Group, Refusal>>,
+    interrupt: CancellationToken,
+    answer: oneshot::Sender<Option<Result<Group, Refusal>>>,
 }
 
 impl Spawner {
@@ -56,26 +58,30 @@ impl Spawner {
     }
 
     /// Starts a command in a process group of its own; the error names what could not be started.
+    /// Nothing if it was interrupted before it began.
     pub(super) async fn spawn(
         &self,
         config: ExecConfig,
         variables: Vec<(&'static str, String)>,
-    ) -> Result<Group, Refusal> {
+        interrupt: CancellationToken,
+    ) -> Option<Result<Group, Refusal>> {
         const ALIVE: &str = "the spawner's thread ends after the last spawner";
         let (answer, spawned) = oneshot::channel();
-        self.requests.send(Request { config, variables, answer }).await.expect(ALIVE);
+        let request = Request { config, variables, interrupt, answer };
+        self.requests.send(request).await.expect(ALIVE);
         spawned.await.expect(ALIVE)
     }
 }
 
 fn serve(runtime: &Handle, mut waiting: mpsc::Receiver<Request>) {
     let _entered = runtime.enter();
-    while let Some(Request { config, variables, answer }) = waiting.blocking_recv() {
+    while let Some(Request { config, variables, interrupt, answer }) = waiting.blocking_recv() {
         if answer.is_closed() {
             continue;
         }
+        let spawned = (!interrupt.is_cancelled()).then(|| spawn(&config, variables));
         // A caller that left meanwhile gives the group back, and dropping it ends it.
-        drop(answer.send(spawn(&config, variables)));
+        drop(answer.send(spawned));
     }
 }
 
@@ -98,7 +104,7 @@ fn spawn(config: &ExecConfig, variables: Vec<(&'static str, String)>) -> Result<
     if let Some(dir) = &config.dir {
         command.current_dir(dir);
     }
-    tie_to_parent(&mut command);
+    tie_to_parent(&mut command, rlimits::of(&config.limits));
     let child = command.spawn().map_err(|error| refusal(name, config.dir.as_deref(), &error))?;
     Ok(Group::of(child))
 }
