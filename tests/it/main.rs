@@ -34,6 +34,7 @@ mod mount;
 mod openapi;
 mod oracle;
 mod processes;
+mod prometheus;
 mod push;
 mod readme;
 mod receiver;
