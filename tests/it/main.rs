@@ -40,6 +40,7 @@ mod readme;
 mod receiver;
 mod recovery;
 mod refusals;
+mod rules;
 mod running;
 mod sample_workers;
 mod scrape;
