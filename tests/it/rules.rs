@@ -1,6 +1,9 @@
 //! The rules, alerts and runbooks of `deploy/prometheus` are sound, whole, and tested.
 
+mod causes;
 mod documents;
+mod faults;
+mod hurry;
 mod promql;
 mod runbooks;
 
