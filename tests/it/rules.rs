@@ -6,6 +6,7 @@ mod faults;
 mod hurry;
 mod promql;
 mod runbooks;
+mod scraping;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

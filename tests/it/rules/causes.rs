@@ -151,10 +151,11 @@ pub async fn attempts_last(stage: Stage) {
         "[queues.q]\nconcurrency = 2\ntimeout = \"1h\"\nexec = { command = [\"/bin/sleep\", \"1h\"] }\n",
     );
     stage.scraped(&daemon).await;
-    for _ in 0..5 {
+    let mut pace = pace();
+    loop {
         create(&daemon, json!({"queue": "q", "kind": "k"})).await;
+        pace.tick().await;
     }
-    pending().await
 }
 
 /// A worker whose lease has expired, and whose job is somebody else's.
