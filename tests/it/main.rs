@@ -17,6 +17,7 @@ mod crash;
 mod create_file;
 mod demo;
 mod drain;
+mod exact;
 mod example;
 mod exec;
 mod exposition;

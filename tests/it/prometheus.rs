@@ -1,7 +1,7 @@
 //! A real Prometheus for a test: on a free port, with its data in a temporary directory.
 //!
 //! ```ignore
-//! let prometheus = Prometheus::start(&scraping(&daemon, "500ms"), &[]);
+//! let prometheus = Prometheus::start(&scraping(&daemon.url(""), "500ms"), &[]);
 //! prometheus.scraped().await;
 //! let ready = prometheus.query(r#"tallyd_jobs{state="ready"}"#).await;
 //! assert_eq!(ready[0].last(), 3.0);
@@ -51,10 +51,10 @@ impl Series {
     }
 }
 
-/// A configuration that scrapes a daemon as job `tallyd` this often, `100ms` at least. More
-/// sections can be put behind it.
-pub fn scraping(daemon: &Daemon, interval: &str) -> String {
-    let address = daemon.url("").replace("http://", "");
+/// A configuration that scrapes the daemon at this URL as job `tallyd`, this often. More sections
+/// can be put behind it.
+pub fn scraping(url: &str, interval: &str) -> String {
+    let address = url.trim_start_matches("http://");
     format!(
         "global: {{scrape_interval: {interval}, evaluation_interval: {interval}}}\n\
          scrape_configs:\n\
@@ -207,7 +207,7 @@ fn series(data: &Value) -> Vec<Series> {
 async fn a_real_prometheus_scrapes_a_daemon_and_answers() {
     let daemon = Daemon::start("");
     let rule = "groups: [{name: g, rules: [{alert: Up, expr: 'up == 1'}]}]";
-    let config = scraping(&daemon, "100ms") + "rule_files: [rules.yml]\n";
+    let config = scraping(&daemon.url(""), "100ms") + "rule_files: [rules.yml]\n";
     let prometheus = Prometheus::start(&config, &[("rules.yml", rule)]);
     prometheus.scraped().await;
     let start = prometheus.now().await;
