@@ -18,8 +18,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # All that the tests import, and how they call it.
-readonly python_packages=(jsonschema==4.26.0 openapi-spec-validator==0.9.0 prometheus-client==0.26.0)
-readonly python_imports='import jsonschema, openapi_spec_validator, prometheus_client, sys'
+readonly python_packages=(jsonschema==4.26.0 openapi-spec-validator==0.9.0 prometheus-client==0.26.0 pyyaml==6.0.4)
+readonly python_imports='import jsonschema, openapi_spec_validator, prometheus_client, sys, yaml'
 readonly attempts=4 # of whatever asks the network
 
 mkdir -p "${CARGO_TARGET_DIR:=target}"

@@ -61,8 +61,10 @@ fn queries(dashboard: &Value) -> Vec<Query> {
         legend: text(&target["legendFormat"]).to_owned(),
         is_instant: target["instant"] == true,
     };
-    let of_panel = |panel| list(&panel["targets"]).iter().map(|t| query(&panel["title"], t));
-    let mut all: Vec<_> = panels(dashboard).flat_map(of_panel).collect();
+    let mut all = Vec::new();
+    for panel in panels(dashboard) {
+        all.extend(list(&panel["targets"]).iter().map(|target| query(&panel["title"], target)));
+    }
     let marks = list(&dashboard["annotations"]["list"]).iter();
     all.extend(marks.map(|mark| query(&mark["name"], mark)));
     all

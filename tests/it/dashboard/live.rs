@@ -63,14 +63,13 @@ async fn value(prometheus: &Prometheus, panel: &str, letter: &str, choice: &Choi
 /// One job pushed for each answer, and what becomes of them.
 async fn push(daemon: &Daemon) {
     for (kind, state) in [("ok", "completed"), ("busy", "retrying"), ("gone", "dead")] {
-        let job = json!({"queue": "pushed", "kind": kind, "delay": "1ms"});
+        let job = json!({"queue": "pushed", "kind": kind});
         let (_, job) = daemon.post("/v1/jobs", job).await;
-        let id = job["id"].as_str().expect("it is created").to_owned();
-        let ended = |job: &Value| job["state"] == state || (state == "completed" && job.is_null());
-        if kind == "ok" {
-            until_pruned(daemon, &id).await;
+        let id = job["id"].as_str().expect("it is created");
+        if state == "completed" {
+            until_pruned(daemon, id).await;
         } else {
-            daemon.job_when(&id, ended).await;
+            daemon.job_when(id, |job| job["state"] == state).await;
         }
     }
 }

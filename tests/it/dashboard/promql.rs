@@ -14,7 +14,7 @@ pub(super) struct Selector<'q> {
 
 impl Selector<'_> {
     pub(super) fn has(&self, matcher: [&str; 3]) -> bool {
-        self.matchers.iter().any(|one| *one == matcher)
+        self.matchers.contains(&matcher)
     }
 }
 

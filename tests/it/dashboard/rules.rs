@@ -111,10 +111,10 @@ fn it_asks_for_data_source_job_instance_and_queue() {
 
 fn data_sources(dashboard: &Value) -> Vec<String> {
     let chosen = json!({"type": "prometheus", "uid": "${datasource}"});
-    let with_targets = |panel| list(&panel["targets"]).iter().chain([panel]);
+    let targets = panels(dashboard).flat_map(|panel| list(&panel["targets"]));
     let variables = list(&dashboard["templating"]["list"]).iter().skip(1);
-    let all = panels(dashboard).flat_map(with_targets);
-    let all = all.chain(variables).chain(list(&dashboard["annotations"]["list"]));
+    let marks = list(&dashboard["annotations"]["list"]);
+    let all = panels(dashboard).chain(targets).chain(variables).chain(marks);
     let wrong = all.filter(|one| one["datasource"] != chosen);
     wrong.map(|one| format!("{} reads {}", one["title"], one["datasource"])).collect()
 }
