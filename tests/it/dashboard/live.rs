@@ -102,7 +102,8 @@ async fn busy() -> (Daemon, Prometheus, Receiver) {
     let config = scraping(&daemon.url(""), INTERVAL)
         + &format!("- {{job_name: stranger, static_configs: [{{targets: ['{host}']}}]}}\n");
     let prometheus = Prometheus::start(&config, &[]);
-    prometheus.scraped().await;
+    // It hears of its targets one by one.
+    prometheus.until("count(up == 1) == 2").await;
     make_everything_happen(&daemon, 2).await;
     push(&daemon).await;
     prometheus.scraped().await;
@@ -187,7 +188,7 @@ async fn every_panel_shows_something_sensible_for_all_queues_for_several_and_for
     assert!(ratio > 0.2 && ratio < 0.9, "{ratio}");
 
     assert_eq!(daemon.stop().code(), Some(0));
-    prometheus.until(r#"up{job="tallyd"} == 0"#).await;
+    prometheus.until(r#"max_over_time(up{job="tallyd"}[2s]) == 0"#).await;
     assert_eq!(now("Up", "A").await, 0.0, "and it is still shown");
 }
 
