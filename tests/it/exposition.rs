@@ -11,28 +11,38 @@ use crate::call::{call, send};
 use crate::fixture::{Daemon, PATIENCE, Scrape};
 use crate::tools::{promtool, python, said};
 
+/// The configuration of a daemon in which everything can happen.
+pub const EVERYTHING: &str = "[defaults]\nmax_completed = 0\nbackoff = { initial = \"1h\" }\n\
+                              [queues.small]\nmax_depth = 1\n[queues.local]\n\
+                              exec = { command = [\"/bin/grep\", \"-q\", \"good\"] }\n";
+
 /// A daemon in which everything has happened that has a metric.
 pub async fn used() -> Daemon {
-    let config = "[defaults]\nmax_completed = 0\nbackoff = { initial = \"1h\" }\n\
-                  [queues.small]\nmax_depth = 1\n[queues.local]\n\
-                  exec = { command = [\"/bin/grep\", \"-q\", \"good\"] }\n";
-    let daemon = Daemon::start(config);
+    let daemon = Daemon::start(EVERYTHING);
+    make_everything_happen(&daemon, 1).await;
+    daemon
+}
+
+/// Makes everything happen that has a metric, for the first time, the second, ….
+pub async fn make_everything_happen(daemon: &Daemon, time: u64) {
     let lease = async |queue: &str, more: Value| {
         let mut ask = json!({"queues": [queue], "wait": "60s"});
         ask.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         daemon.post("/v1/leases", ask).await.1["jobs"][0].clone()
     };
-    let create = async |job: Value| send(&daemon, "POST", "/v1/jobs", job).await.json;
+    let create = async |job: Value| send(daemon, "POST", "/v1/jobs", job).await.json;
     let finish = async |finish: Value| {
         let answer = daemon.post("/v1/leases/finish", json!([finish])).await.1;
         answer["results"][0].as_str().unwrap().to_owned()
     };
     for outcome in ["completed", "failed", "released"] {
-        create(json!({"kind": outcome, "queue": "other", "unique_key": outcome})).await;
+        let key = format!("{outcome} {time}");
+        create(json!({"kind": outcome, "queue": "other", "unique_key": key})).await;
         let lease = lease("other", json!({})).await["lease"].clone();
         assert_eq!(finish(json!({"lease": lease, "outcome": outcome})).await, "ok");
     }
-    let again = json!({"kind": "failed", "queue": "other", "unique_key": "failed"});
+    let key = format!("failed {time}");
+    let again = json!({"kind": "failed", "queue": "other", "unique_key": key});
     assert_eq!(create(again).await["duplicate"], true);
     let dead = create(json!({"kind": "k"})).await;
     for verb in ["POST /requeue", "DELETE "] {
@@ -41,7 +51,7 @@ pub async fn used() -> Daemon {
         assert_eq!(finish(failed.clone()).await, "ok");
         let (method, verb) = verb.split_once(' ').unwrap();
         let path = format!("/v1/jobs/{}{verb}", dead["id"].as_str().unwrap());
-        assert!(send(&daemon, method, &path, Value::Null).await.status < 300);
+        assert!(send(daemon, method, &path, Value::Null).await.status < 300);
         assert_eq!(finish(json!({"lease": lease, "outcome": "completed"})).await, "lease_lost");
     }
     assert_eq!(finish(json!({"lease": "invented", "outcome": "completed"})).await, "lease_lost");
@@ -49,7 +59,7 @@ pub async fn used() -> Daemon {
     lease("default", json!({"duration": "1s"})).await;
     let expired = lease("default", json!({})).await;
     let path = format!("/v1/jobs/{}/cancel", expired["id"].as_str().unwrap());
-    assert_eq!(send(&daemon, "POST", &path, Value::Null).await.json["state"], "cancelled");
+    assert_eq!(send(daemon, "POST", &path, Value::Null).await.json["state"], "cancelled");
     create(json!({"kind": "k", "timeout": "10ms", "max_attempts": 1})).await;
     let timed_out = lease("default", json!({})).await;
     daemon.job_when(timed_out["id"].as_str().unwrap(), |job| job["state"] == "dead").await;
@@ -63,23 +73,26 @@ pub async fn used() -> Daemon {
     create(json!({"kind": "scheduled", "queue": "other", "delay": "1h"})).await;
     create(json!({"kind": "k", "queue": "small"})).await;
     assert_eq!(
-        send(&daemon, "POST", "/v1/jobs", json!({"kind": "k", "queue": "small"})).await.status,
+        send(daemon, "POST", "/v1/jobs", json!({"kind": "k", "queue": "small"})).await.status,
         429
     );
     create(json!({"kind": "running"})).await;
-    lease("default", json!({})).await;
+    lease("default", json!({"duration": "1h"})).await;
     daemon.post("/v1/queues/other/pause", Value::Null).await;
-    settled(&daemon).await;
-    daemon
+    settled(daemon).await;
 }
 
-/// Returns when the daemon has nothing left to do that changes a count: both completed jobs and
-/// the cancelled one are pruned.
+/// Returns when the daemon has nothing left to do that changes a count: its own queue has nothing
+/// to run, and what is completed or cancelled is pruned.
 async fn settled(daemon: &Daemon) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let (_, stats) = daemon.get("/v1/stats").await;
-        if stats["jobs_completed"] == 2 && stats["sweeper"]["pruned"] == 3 {
+        let number = |value: &Value| value.as_u64().expect("a number");
+        let local = &stats["queues"]["local"];
+        let to_run = number(&local["jobs_ready"]) + number(&local["jobs_in_progress"]);
+        let ended = number(&stats["jobs_completed"]) + number(&stats["jobs_cancelled"]);
+        if to_run == 0 && number(&stats["sweeper"]["pruned"]) == ended {
             return;
         }
         assert!(tokio::time::Instant::now() < deadline, "it stays so: {stats}");
@@ -87,7 +100,7 @@ async fn settled(daemon: &Daemon) {
 }
 
 /// The catalogue as `tallyd metrics --json` prints it.
-fn catalogue() -> Vec<Value> {
+pub fn catalogue() -> Vec<Value> {
     let output = Command::new(env!("CARGO_BIN_EXE_tallyd")).args(["metrics", "--json"]).output();
     serde_json::from_slice(&output.expect("it runs").stdout).expect("JSON")
 }

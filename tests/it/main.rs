@@ -15,6 +15,7 @@ mod commands;
 mod config;
 mod crash;
 mod create_file;
+mod dashboard;
 mod demo;
 mod drain;
 mod exact;
