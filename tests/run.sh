@@ -118,8 +118,8 @@ with_package_lists() {
 find_missing_packages() {
     wanted=()
     local entry
-    for entry in gcc:gcc curl:curl jq:jq node:nodejs python3:python3 sqlite3:sqlite3 \
-        strace:strace; do
+    for entry in gcc:gcc curl:curl jq:jq mandoc:mandoc node:nodejs npm:npm python3:python3 \
+        sqlite3:sqlite3 strace:strace; do
         command -v "${entry%:*}" >/dev/null || wanted+=("${entry#*:}")
     done
     [[ -e /usr/include/stdio.h ]] || wanted+=(libc6-dev)

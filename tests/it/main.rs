@@ -33,6 +33,7 @@ mod model;
 mod mount;
 mod openapi;
 mod oracle;
+mod packaging;
 mod processes;
 mod push;
 mod readme;
