@@ -25,6 +25,7 @@ mod first_start;
 mod fixture;
 mod http;
 mod journal;
+mod kubernetes;
 mod leases;
 mod life;
 mod limits;
