@@ -114,3 +114,29 @@ fn every_file_is_used() {
     }
     assert!(files >= 7, "{files}");
 }
+
+/// The groups of a file with rules.
+fn groups_of(path: &str) -> Vec<Value> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = objects(&std::fs::read_to_string(root.join(path)).unwrap());
+    file[0]["groups"].as_array().expect("groups").clone()
+}
+
+#[test]
+fn the_operators_rules_are_those_of_prometheus() {
+    let whole = Rendered::whole();
+    let rule = whole.object("PrometheusRule", "tallyd");
+    let files = ["deploy/prometheus/tallyd.rules.yml", "deploy/prometheus/tallyd.alerts.yml"];
+    let groups: Vec<_> = files.into_iter().flat_map(groups_of).collect();
+    let told = "prometheusrule.yaml differs from deploy/prometheus; it says how to make it again";
+    // kubectl folds long lines in its own way, which means the same.
+    let folded = |groups: &Value| -> String {
+        let text = groups.to_string().replace("\\n", " ");
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert!(folded(&rule["spec"]["groups"]) == folded(&json!(groups)), "{told}");
+    let monitor = whole.object("ServiceMonitor", "tallyd");
+    assert_eq!(monitor["metadata"]["labels"], rule["metadata"]["labels"], "one Prometheus");
+    let service = &whole.object("Service", "tallyd")["metadata"]["name"];
+    assert_eq!(service, "tallyd", "the alerts look for a job of the Service's name");
+}

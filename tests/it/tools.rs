@@ -57,6 +57,11 @@ pub fn promtool(arguments: &[&str], input: &str) -> Output {
     run(command, input)
 }
 
+/// Prometheus itself; `prometheus.rs` starts it.
+pub fn prometheus() -> Command {
+    tool("TALLYD_PROMETHEUS")
+}
+
 fn run(mut command: Command, input: &str) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));

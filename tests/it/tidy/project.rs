@@ -11,13 +11,21 @@ const DOCUMENTS: &[&str] = &["README.md", "deploy", "grafana"];
 /// What Prometheus appends to a histogram's name.
 const SERIES_SUFFIXES: &[&str] = &["", "_bucket", "_sum", "_count"];
 
-/// The metric names in a text, with their lines. One that ends with `_` stands for a whole group.
+/// The metric names in a text, with their lines. One that ends with `_` stands for a whole group;
+/// one like `level:tallyd_metric:operation` is recorded by a rule.
 fn metric_names(text: &str) -> Vec<(&str, usize)> {
-    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == ':';
     let words = text.lines().enumerate().flat_map(move |(index, line)| {
-        line.split(move |letter| !is_part(letter)).map(move |word| (word, index + 1))
+        let words = line.split(move |letter| !is_part(letter));
+        words.map(move |word| (word.trim_matches(':'), index + 1))
     });
-    words.filter(|(word, _)| word.starts_with("tallyd_")).collect()
+    words.filter(|(word, _)| word.starts_with("tallyd_") || word.contains(":tallyd_")).collect()
+}
+
+/// The names that the rules among the documents record.
+fn recorded(documents: &[(String, String)]) -> impl Iterator<Item = &str> {
+    let lines = documents.iter().flat_map(|(_, text)| text.lines());
+    lines.filter_map(|line| line.trim().strip_prefix("- record: "))
 }
 
 /// The names in the string literals of the metrics module.
@@ -33,10 +41,11 @@ fn known_metrics(files: &[Source]) -> BTreeSet<&str> {
 }
 
 fn unknown_metrics(documents: &[(String, String)], known: &BTreeSet<&str>) -> Vec<Finding> {
+    let recorded: BTreeSet<&str> = recorded(documents).collect();
     let is_known = |name: &str| {
         let is_group = name.ends_with('_') && known.iter().any(|metric| metric.starts_with(name));
         let mut bases = SERIES_SUFFIXES.iter().filter_map(|suffix| name.strip_suffix(suffix));
-        is_group || bases.any(|base| known.contains(base))
+        is_group || recorded.contains(name) || bases.any(|base| known.contains(base))
     };
     let mut findings = Vec::new();
     for (path, text) in documents {
@@ -94,6 +103,9 @@ fn unknown_metrics_are_found() {
                 TALLYD_TEST_SCALE\ntallyd_jobs tallyd_doc\ntallyd_elsewhere tallyd_none_*\n";
     let findings = unknown_metrics(&[("README.md".into(), text.into())], &known);
     assert_eq!(findings.iter().map(|f| f.line).collect::<Vec<_>>(), [3, 3, 4, 4]);
+    let text = "  - record: queue:tallyd_jobs:sum\nqueue:tallyd_jobs:sum\nqueue:tallyd_jobs:max\n";
+    let findings = unknown_metrics(&[("deploy/rules.yml".into(), text.into())], &known);
+    assert_eq!(findings.iter().map(|f| f.line).collect::<Vec<_>>(), [3]);
 }
 
 #[test]
