@@ -9,6 +9,7 @@ pub mod create;
 pub mod demo;
 pub mod jobs;
 pub mod logs;
+pub mod man;
 pub mod metrics;
 mod output;
 pub mod queues;
@@ -25,9 +26,12 @@ use tracing::error;
 use crate::client::ClientError;
 use crate::config::ConfigError;
 
+/// The version with the revision that was built.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TALLYD_REVISION"), ")");
+
 /// A durable job server in one binary whose counts are exact
 #[derive(Debug, clap::Parser)]
-#[command(name = "tallyd", version, arg_required_else_help = true)]
+#[command(name = "tallyd", version = VERSION, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -55,6 +59,9 @@ enum Command {
     Metrics(metrics::Catalogue),
     /// Print a script that completes tallyd's command line in a shell
     Completions(completions::Completions),
+    /// Print the manual page, or write one for each command into a directory
+    #[command(hide = true)]
+    Man(man::Manual),
 }
 
 impl Cli {
@@ -75,6 +82,7 @@ impl Cli {
             Command::Bench(bench) => bench.run(),
             Command::Metrics(catalogue) => catalogue.run(),
             Command::Completions(completions) => completions.run(),
+            Command::Man(manual) => manual.run(),
         }
     }
 }

