@@ -119,7 +119,7 @@ find_missing_packages() {
     wanted=()
     local entry
     for entry in gcc:gcc curl:curl jq:jq node:nodejs python3:python3 sqlite3:sqlite3 \
-        strace:strace; do
+        strace:strace systemd-analyze:systemd; do
         command -v "${entry%:*}" >/dev/null || wanted+=("${entry#*:}")
     done
     [[ -e /usr/include/stdio.h ]] || wanted+=(libc6-dev)

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::settings::Settings;
 use super::{Failure, logs, signals};
 use crate::config::{Config, ConfigError, LogFormat};
-use crate::daemon::{Daemon, DaemonError};
+use crate::daemon::{Daemon, DaemonError, Systemd};
 use crate::worker::exec::open_files;
 
 /// How long the end waits for threads that are still reading: they hold nothing that matters.
@@ -28,11 +28,13 @@ impl Serve {
     ///
     /// A wrong configuration, what kept the daemon from starting, or why it ended by itself.
     pub fn run(&self) -> Result<(), Failure> {
-        let config = self.prepare()?;
+        let mut config = self.prepare()?;
         let format = config.log.format;
+        let systemd = Systemd::take(&mut config).map_err(|error| Failure::Usage(error.into()))?;
         open_files::raise();
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
-        let outcome = runtime.block_on(signals::serve_until_asked(|stop| serve(config, stop)));
+        let outcome =
+            runtime.block_on(signals::serve_until_asked(|stop| serve(config, systemd, stop)));
         runtime.shutdown_timeout(LAST_READS);
         // A program that reads the log must find nothing but objects in it.
         outcome.map_err(|failure| if format == LogFormat::Json { failure.log() } else { failure })
@@ -50,8 +52,12 @@ impl Serve {
     }
 }
 
-async fn serve(config: Config, stop: CancellationToken) -> Result<(), DaemonError> {
-    match Daemon::start(config, &stop).await? {
+async fn serve(
+    config: Config,
+    systemd: Systemd,
+    stop: CancellationToken,
+) -> Result<(), DaemonError> {
+    match Daemon::start(config, systemd, &stop).await? {
         Some(daemon) => daemon.run(&stop).await,
         None => Ok(()),
     }

@@ -48,6 +48,7 @@ mod start;
 mod steps;
 mod store;
 mod strace;
+mod systemd;
 mod tampered;
 mod tidy;
 mod tools;

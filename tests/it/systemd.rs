@@ -1,0 +1,5 @@
+//! Under systemd: what it is told, the sockets that it hands over, and the files of
+//! `deploy/systemd/`, each checked with its own tools.
+
+mod activation;
+mod notify;
