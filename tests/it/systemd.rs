@@ -2,4 +2,6 @@
 //! `deploy/systemd/`, each checked with its own tools.
 
 mod activation;
+mod bad_input;
 mod notify;
+mod units;

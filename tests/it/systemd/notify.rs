@@ -14,11 +14,11 @@ use crate::running::{create, queue};
 use crate::strace::trace;
 
 /// Who listens to a daemon.
-struct Supervisor(UnixDatagram);
+pub struct Supervisor(UnixDatagram);
 
 impl Supervisor {
     /// Listens at a path.
-    fn at(path: &Path) -> Self {
+    pub fn at(path: &Path) -> Self {
         Self::of(UnixDatagram::bind(path).expect("it can listen"))
     }
 
@@ -28,14 +28,14 @@ impl Supervisor {
     }
 
     /// Has the next starts of a daemon report to this one.
-    fn of_daemon(daemon: &mut Daemon) -> Self {
+    pub fn of_daemon(daemon: &mut Daemon) -> Self {
         let path = daemon.path("notify");
         daemon.set("NOTIFY_SOCKET", path.to_str().expect("a name"));
         Self::at(&path)
     }
 
     /// The lines of the next datagram.
-    fn hear(&self) -> Vec<String> {
+    pub fn hear(&self) -> Vec<String> {
         let mut text = [0; 4096];
         let length = self.0.recv(&mut text).expect("it is told something");
         let text = str::from_utf8(&text[..length]).expect("it is text");
@@ -50,8 +50,18 @@ impl Supervisor {
         assert_eq!(heard.expect_err("nothing").kind(), std::io::ErrorKind::WouldBlock);
     }
 
+    /// What was told until now has been heard, or would have been, and readiness was not in it.
+    pub fn is_not_told_of_readiness(&self) {
+        self.0.set_nonblocking(true).expect("it can be asked");
+        let mut text = [0; 4096];
+        while let Ok(length) = self.0.recv(&mut text) {
+            assert!(!text[..length].starts_with(b"READY=1"));
+        }
+        self.0.set_nonblocking(false).expect("it can be patient again");
+    }
+
     /// The next datagram that has this line; those before it are not of interest.
-    fn hear_until(&self, wanted: &str) -> Vec<String> {
+    pub fn hear_until(&self, wanted: &str) -> Vec<String> {
         self.hear_until_one(|line| line == wanted)
     }
 
@@ -66,7 +76,7 @@ impl Supervisor {
 }
 
 /// What one of the lines says.
-fn value<'a>(lines: &'a [String], name: &str) -> &'a str {
+pub fn value<'a>(lines: &'a [String], name: &str) -> &'a str {
     let found = lines.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     found.unwrap_or_else(|| panic!("no {name} in {lines:?}"))
 }
