@@ -12,6 +12,7 @@ pub mod logs;
 pub mod metrics;
 mod output;
 pub mod queues;
+mod reload;
 pub mod serve;
 pub mod settings;
 mod signals;

@@ -4,4 +4,5 @@
 mod activation;
 mod bad_input;
 mod notify;
+mod reload;
 mod units;
