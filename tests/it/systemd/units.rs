@@ -2,6 +2,7 @@
 //! with the daemon and its configuration.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -27,11 +28,20 @@ struct Machine(TempDir);
 
 impl Machine {
     fn with(files: &[&str]) -> Self {
-        // Beside the binary, which is linked and not copied.
+        let machine = Self::bare();
+        fs::hard_link(BINARY, machine.path("usr/local/bin/tallyd")).expect("it is linked");
+        for file in files {
+            fs::copy(shipped(file), machine.unit(file)).expect("it is copied");
+        }
+        machine
+    }
+
+    /// One without any of the files.
+    fn bare() -> Self {
+        // Beside the binary, which can be linked there.
         let target = Path::new(BINARY).parent().expect("it is in a directory");
         let machine = Self(tempfile::tempdir_in(target).expect("a directory"));
         fs::create_dir_all(machine.path("usr/local/bin")).expect("it is made");
-        fs::hard_link(BINARY, machine.path("usr/local/bin/tallyd")).expect("it is linked");
         fs::create_dir_all(machine.path("bin")).expect("it is made");
         fs::copy("/bin/kill", machine.path("bin/kill")).expect("it is copied");
         fs::create_dir_all(machine.path("lib/systemd")).expect("it is made");
@@ -42,9 +52,6 @@ impl Machine {
             .expect("it runs");
         assert!(copied.status.success(), "{}", said(&copied));
         fs::create_dir_all(machine.unit("tallyd.service.d")).expect("it is made");
-        for file in files {
-            fs::copy(shipped(file), machine.unit(file)).expect("it is copied");
-        }
         machine
     }
 
@@ -117,6 +124,31 @@ fn the_service_is_hardened_with_and_without_the_drop_ins() {
     let open = Machine::with(&UNITS);
     open.add("tallyd.service", "SystemCallFilter=\nCapabilityBoundingSet=~\nProtectSystem=no");
     assert!(!open.is_exposed_at_most(15), "what is open is seen");
+}
+
+#[test]
+fn the_lines_of_the_readme_install_what_systemd_accepts() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).expect("it is there");
+    let (_, section) = readme.split_once("\n## Run it under systemd\n").expect("the section");
+    let (section, _) = section.split_once("\n## ").expect("it is not the last one");
+    let lines: Vec<_> =
+        section.lines().filter_map(|line| line.strip_prefix("sudo install ")).collect();
+    assert_eq!(lines.len(), 6, "{lines:#?}");
+    let machine = Machine::bare();
+    for line in lines {
+        let place = machine.0.path().display();
+        let line =
+            line.replace(" /", &format!(" {place}/")).replace("target/release/tallyd", BINARY);
+        let output =
+            Command::new("sh").args(["-c", &format!("install {line}")]).current_dir(root).output();
+        let output = output.expect("there is a shell");
+        assert!(output.status.success(), "{line}: {}", said(&output));
+    }
+    assert_eq!(machine.complaints(), "");
+    assert!(machine.path("etc/tallyd/tallyd.env").exists());
+    let mode = fs::metadata(machine.path("etc/tallyd/tallyd.toml")).expect("it is there").mode();
+    assert_eq!(mode & 0o777, 0o600, "it may hold secrets");
 }
 
 /// The settings of a unit by name, in its order.
