@@ -3,6 +3,7 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
+use std::time::Instant;
 
 use reqwest::StatusCode;
 use rustix::process::Signal;
@@ -66,11 +67,13 @@ impl Supervisor {
     }
 
     fn hear_until_one(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let lines = self.hear();
             if lines.iter().any(|line| is_wanted(line)) {
                 return lines;
             }
+            assert!(Instant::now() < deadline, "it goes on to be told {lines:?}");
         }
     }
 }
