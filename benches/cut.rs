@@ -2,16 +2,20 @@
 //! `cargo bench --bench cut`.
 //!
 //! A scrape reads under the lock and encodes outside it, so `snapshot` is the longest that a scrape
-//! can hold up a commit, and `publish` the longest that a commit holds up a scrape.
+//! can hold up a commit, and `publish` the longest that a commit holds up a scrape. Beside them, what
+//! the prometheus crate's own way would take, all of `gather` under the lock.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use prometheus::{Encoder, TextEncoder};
+use tallyd::clock::Timestamp;
 use tallyd::config::Config;
 use tallyd::job::State;
-use tallyd::metrics::Metrics;
-use tallyd::tally::{Counts, QueueDelta, RowId, TallyDelta};
+use tallyd::metrics::{Format, Metrics};
+use tallyd::tally::{Counts, Observation, QueueDelta, RowId, TallyDelta};
+use uuid::Uuid;
 
 /// The queues that have series of their own, and the kinds in each: the limit of pairs.
 const QUEUES: i64 = 100;
@@ -29,6 +33,16 @@ fn creates(row: i64, queue: &str, jobs: usize) -> TallyDelta {
     }
 }
 
+/// Attempts of every length, so that each bucket shows one.
+fn of_every_length(row: i64) -> Vec<(RowId, Observation)> {
+    let seconds = (0..32).map(|power| 0.0005 * 2f64.powi(power));
+    let of = |seconds| {
+        let job = Uuid::from_u128(row as u128);
+        Observation { seconds, at: Timestamp::MAX, job, trace: Some(u128::MAX) }
+    };
+    seconds.map(|seconds| (RowId(row), of(seconds))).collect()
+}
+
 /// Metrics in which every pair that may have series has them.
 fn full() -> Metrics {
     let metrics = Metrics::new(Arc::new(Config::default()));
@@ -39,6 +53,8 @@ fn full() -> Metrics {
             let mut delta = creates(row, &name, 1);
             delta.new_rows =
                 vec![(RowId(row), name.as_str().into(), format!("kind-{kind}").into())];
+            delta.queues[0].1.durations = of_every_length(row);
+            delta.queues[0].1.waits = of_every_length(row).into_iter().map(|(_, o)| o).collect();
             metrics.publish(&delta, 1, 0.001);
         }
     }
@@ -57,8 +73,21 @@ fn cut(criterion: &mut Criterion) {
         bencher.iter(|| metrics.publish(black_box(&batch), 64, 0.001));
     });
     let snapshot = metrics.snapshot();
-    criterion.bench_function("encode, outside the lock", |bencher| {
-        bencher.iter(|| black_box(snapshot.to_text()));
+    for format in [Format::Text, Format::OpenMetrics] {
+        criterion.bench_function(&format!("encode as {format:?}, outside the lock"), |bencher| {
+            bencher.iter(|| black_box(snapshot.encode(format, |_| true)));
+        });
+    }
+    criterion.bench_function("gather of the prometheus crate", |bencher| {
+        bencher.iter(|| black_box(metrics.gather()));
+    });
+    let families = metrics.gather();
+    criterion.bench_function("TextEncoder of the prometheus crate", |bencher| {
+        bencher.iter(|| {
+            let mut text = Vec::new();
+            TextEncoder::new().encode(&families, &mut text).expect("memory takes it");
+            black_box(text)
+        });
     });
 }
 

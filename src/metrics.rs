@@ -5,17 +5,23 @@
 //! batches. What the ledger does not know (requests, files, the process) is read beside it.
 
 mod catalogue;
+mod cut;
+#[cfg(test)]
+mod interleavings;
 mod projection;
 mod snapshot;
+mod sync {
+    pub(super) use std::sync::Mutex;
+}
 mod text;
 
 pub use catalogue::{CATALOGUE, Metric, Type};
 pub use snapshot::{
     HistogramCut, QueueCut, RestFamily, RestSample, RestValue, RowCut, Snapshot, TotalsCut,
 };
-pub use text::CONTENT_TYPE;
+pub use text::Format;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
@@ -25,6 +31,7 @@ use prometheus::{
     Registry,
 };
 
+use self::cut::Published;
 use self::projection::Projection;
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -108,7 +115,7 @@ pub struct StoreFiles {
 /// The metrics of one daemon, in a registry of its own.
 pub struct Metrics {
     registry: Registry,
-    projection: Arc<Mutex<Projection>>,
+    projection: Arc<Published<Projection>>,
     /// Everything registered beside the projection.
     rest: Vec<Box<dyn Collector>>,
     rejected: Vec<IntCounter>,
@@ -162,7 +169,7 @@ impl Metrics {
         limit.set(i64::try_from(config.max_pairs).unwrap_or(i64::MAX));
         let requests = IntCounterVec::new(opts(&c::HTTP_REQUESTS), c::HTTP_REQUESTS.labels);
         let duration = histogram_opts(&c::HTTP_DURATION, c::SECONDS);
-        let projection = Arc::new(Mutex::new(Projection::new(config)));
+        let projection = Arc::new(Published::new(Projection::new(config)));
         let projected =
             Projected { projection: projection.clone(), descriptions: projection::descriptions() };
         all.registry.register(Box::new(projected)).expect("each name is registered once");
@@ -193,13 +200,9 @@ impl Metrics {
         }
     }
 
-    fn cut(&self) -> MutexGuard<'_, Projection> {
-        self.projection.lock().expect("a panic while publishing has ended the daemon")
-    }
-
     /// Begins the counts with what the ledger holds.
     pub fn restore(&self, ledger: &TallyDelta) {
-        self.cut().apply(ledger);
+        self.projection.publish(|all| all.apply(ledger));
     }
 
     /// Adds what a committed batch changed. Called once per commit, by the writer only.
@@ -211,7 +214,7 @@ impl Metrics {
 
     /// One consistent reading, as owned numbers. Encoding happens outside the lock.
     pub fn snapshot(&self) -> Snapshot {
-        let (rows, queues, totals) = self.cut().cut();
+        let (rows, queues, totals) = self.projection.cut(Projection::cut);
         let rest = self.rest.iter().flat_map(|collector| RestFamily::read(&**collector));
         Snapshot { rows, queues, totals, rest: rest.collect() }
     }
@@ -251,7 +254,7 @@ impl Metrics {
 
     /// Changes how many attempts the daemon runs in a queue.
     pub fn add_workers_busy(&self, queue: &str, change: i64) {
-        self.cut().add_busy(queue, change);
+        self.projection.publish(|all| all.add_busy(queue, change));
     }
 
     /// Counts a request: its route template, its method if it is a known one, its status code.
@@ -268,9 +271,14 @@ impl Metrics {
 }
 
 impl Snapshot {
-    /// The text format 0.0.4.
+    /// All of it in the text format 0.0.4.
     pub fn to_text(&self) -> String {
-        text::encode(self)
+        self.encode(Format::Text, |_| true)
+    }
+
+    /// The families that are wanted.
+    pub fn encode(&self, format: Format, is_wanted: impl Fn(&Metric) -> bool) -> String {
+        text::encode(self, format, is_wanted)
     }
 }
 
@@ -285,7 +293,7 @@ impl Drop for ConnectionGuard {
 
 /// The projection as the registry sees it: one collector, so that a gather is one cut as well.
 struct Projected {
-    projection: Arc<Mutex<Projection>>,
+    projection: Arc<Published<Projection>>,
     descriptions: Vec<Desc>,
 }
 
@@ -295,7 +303,7 @@ impl Collector for Projected {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        self.projection.lock().expect("a panic while publishing has ended the daemon").collect()
+        self.projection.cut(Projection::collect)
     }
 }
 

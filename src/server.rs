@@ -4,6 +4,7 @@
 //! the table in `routes`, which the router and the API's description are both made of.
 //! `receiver` is no part of it: it answers pushes, for the commands that need someone to push to.
 
+mod accept;
 mod backups;
 mod batch;
 mod body;
@@ -27,6 +28,7 @@ mod queues;
 pub mod receiver;
 mod room;
 mod routes;
+mod scrapes;
 mod stats;
 mod storeless;
 mod traceparent;
@@ -47,6 +49,7 @@ use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 use error::ApiError;
 use room::{Room, Rooms};
+use scrapes::Scrapes;
 
 /// The most writes under way, those whose callers have gone included: twice what the store's channel
 /// and one of its transactions hold. Further ones wait with their callers.
@@ -61,7 +64,7 @@ pub struct Api {
     writes: TaskTracker,
     write_places: Arc<Semaphore>,
     rooms: Rooms,
-    scrapes: Arc<Semaphore>,
+    scrapes: Scrapes,
 }
 
 /// What the router hands to each handler.
@@ -84,7 +87,7 @@ impl Api {
             writes: TaskTracker::new(),
             write_places: Arc::new(Semaphore::new(MAX_WRITES)),
             rooms: Rooms::new(),
-            scrapes: Arc::new(Semaphore::new(pages::MAX_SCRAPES)),
+            scrapes: Scrapes::new(),
         })
     }
 

@@ -18,6 +18,8 @@ pub use recount::{Place, Recount};
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::clock::Timestamp;
 use crate::job::{AttemptResult, Change, Mark, State};
 
@@ -324,10 +326,23 @@ pub struct QueueDelta {
     pub paused: bool,
     /// The `run_at` of the ready job that has waited longest.
     pub oldest_ready: Option<Timestamp>,
-    /// Seconds from `run_at` to claim, one for each attempt that started.
-    pub waits: Vec<f64>,
-    /// The row and the seconds from claim to end, one for each attempt that ended.
-    pub durations: Vec<(RowId, f64)>,
+    /// From `run_at` to claim, one for each attempt that started.
+    pub waits: Vec<Observation>,
+    /// The row, and from claim to end, one for each attempt that ended.
+    pub durations: Vec<(RowId, Observation)>,
+}
+
+/// How long something took that a histogram counts, and for whom.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Observation {
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// When it ended.
+    pub at: Timestamp,
+    /// The id of its job.
+    pub job: Uuid,
+    /// The trace that the job belongs to: 128 bits.
+    pub trace: Option<u128>,
 }
 
 /// Everything that one committed batch changed in the counts.

@@ -37,6 +37,18 @@ pub struct Metric {
     pub help: &'static str,
 }
 
+impl Metric {
+    /// Whether a scrape that asks for this name means it: its own, that of OpenMetrics, or that of
+    /// one of its samples.
+    pub fn is_called(&self, name: &str) -> bool {
+        let Some(rest) = name.strip_prefix(self.name) else {
+            return self.kind == Type::Counter && self.name.strip_suffix("_total") == Some(name);
+        };
+        rest.is_empty()
+            || self.kind == Type::Histogram && matches!(rest, "_bucket" | "_sum" | "_count")
+    }
+}
+
 const PAIR: &[&str] = &["queue", "kind"];
 const QUEUE: &[&str] = &["queue"];
 

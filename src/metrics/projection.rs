@@ -12,7 +12,7 @@ use super::snapshot::{HistogramCut, QueueCut, RowCut, TotalsCut};
 use crate::clock::Timestamp;
 use crate::config::{Config, Runner};
 use crate::job::{AttemptResult, State};
-use crate::tally::{Count, Counts, OTHER, QueueDelta, RowId, TallyDelta};
+use crate::tally::{Count, Counts, OTHER, Observation, QueueDelta, RowId, TallyDelta};
 
 /// The metric of a count, and its third label if it has one; the two pruned counts have no series.
 pub(super) fn metric_of(count: Count) -> Option<(&'static Metric, Option<&'static str>)> {
@@ -49,9 +49,28 @@ fn opts(metric: &Metric, labels: &[(&str, &str)]) -> Opts {
     })
 }
 
-fn histogram(metric: &Metric, queue: &str) -> Histogram {
-    let opts = HistogramOpts::new(metric.name, metric.help).const_label("queue", queue);
-    Histogram::with_opts(opts.buckets(SECONDS.to_vec())).expect("the catalogue's names are valid")
+/// A histogram of a queue's attempts, and of each bucket the one that it counted last.
+struct Durations {
+    histogram: Histogram,
+    exemplars: Vec<Option<Observation>>,
+}
+
+impl Durations {
+    fn new(metric: &Metric, queue: &str) -> Self {
+        let opts = HistogramOpts::new(metric.name, metric.help).const_label("queue", queue);
+        let histogram = Histogram::with_opts(opts.buckets(SECONDS.to_vec())).expect(VALID);
+        Self { histogram, exemplars: vec![None; SECONDS.len() + 1] }
+    }
+
+    fn observe(&mut self, observation: &Observation) {
+        self.histogram.observe(observation.seconds);
+        let bucket = SECONDS.partition_point(|bound| *bound < observation.seconds);
+        self.exemplars[bucket] = Some(*observation);
+    }
+
+    fn cut(&self) -> HistogramCut {
+        HistogramCut::of(&self.histogram, &self.exemplars)
+    }
 }
 
 const VALID: &str = "the catalogue's names are valid";
@@ -140,8 +159,8 @@ struct QueueSeries {
     name: Arc<str>,
     leases_lost: IntCounter,
     duplicates: IntCounter,
-    wait: Histogram,
-    duration: Histogram,
+    wait: Durations,
+    duration: Durations,
     oldest_ready: Gauge,
     has_ready: bool,
     paused: IntGauge,
@@ -169,8 +188,8 @@ impl QueueSeries {
         Self {
             leases_lost: counter(&catalogue::LEASES_LOST),
             duplicates: counter(&catalogue::DUPLICATES),
-            wait: histogram(&catalogue::WAIT, &name),
-            duration: histogram(&catalogue::ATTEMPT_DURATION, &name),
+            wait: Durations::new(&catalogue::WAIT, &name),
+            duration: Durations::new(&catalogue::ATTEMPT_DURATION, &name),
             oldest_ready: Gauge::with_opts(opts(&catalogue::OLDEST_READY, &labels)).expect(VALID),
             has_ready: false,
             paused: gauge(&catalogue::PAUSED),
@@ -187,9 +206,9 @@ impl QueueSeries {
         self.duplicates.inc_by(up(duplicates));
     }
 
-    fn observe(&self, delta: &QueueDelta) {
-        delta.waits.iter().for_each(|seconds| self.wait.observe(*seconds));
-        delta.durations.iter().for_each(|(_, seconds)| self.duration.observe(*seconds));
+    fn observe(&mut self, delta: &QueueDelta) {
+        delta.waits.iter().for_each(|wait| self.wait.observe(wait));
+        delta.durations.iter().for_each(|(_, duration)| self.duration.observe(duration));
     }
 
     fn set_oldest(&mut self, oldest: Option<Timestamp>) {
@@ -202,8 +221,8 @@ impl QueueSeries {
             queue: self.name.clone(),
             leases_lost: self.leases_lost.get(),
             duplicates: self.duplicates.get(),
-            wait: HistogramCut::of(&self.wait),
-            duration: HistogramCut::of(&self.duration),
+            wait: self.wait.cut(),
+            duration: self.duration.cut(),
             oldest_ready: self.has_ready.then(|| self.oldest_ready.get()),
             paused: self.paused.get(),
             workers_limit: self.workers_limit.get(),
@@ -215,8 +234,8 @@ impl QueueSeries {
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = self.leases_lost.collect();
         families.extend(self.duplicates.collect());
-        families.extend(self.wait.collect());
-        families.extend(self.duration.collect());
+        families.extend(self.wait.histogram.collect());
+        families.extend(self.duration.histogram.collect());
         families.extend(self.oldest_ready.collect().into_iter().filter(|_| self.has_ready));
         families.extend(self.paused.collect());
         families.extend(self.workers_limit.collect());
@@ -297,9 +316,9 @@ impl Projection {
     }
 
     fn apply_to_queue(&mut self, name: &Arc<str>, delta: &QueueDelta) {
-        for (row, seconds) in &delta.durations {
+        for (row, duration) in &delta.durations {
             if let Some(row) = self.rows.get(row) {
-                row.attempt_seconds.inc_by(*seconds);
+                row.attempt_seconds.inc_by(duration.seconds);
             }
         }
         if delta.has_series {

@@ -6,7 +6,7 @@ use prometheus::Histogram;
 use prometheus::core::{Collector, Metric as _};
 use prometheus::proto::MetricFamily;
 
-use crate::tally::Counts;
+use crate::tally::{Counts, Observation};
 
 /// Everything that one scrape says. Nothing in it can change the series it was read from.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,11 +83,14 @@ pub struct HistogramCut {
     pub sum: f64,
     /// How many there are.
     pub count: u64,
+    /// Of each bucket, the infinite one included, what it counted last; empty if nothing is kept.
+    pub exemplars: Vec<Option<Observation>>,
 }
 
 impl HistogramCut {
-    pub(super) fn of(histogram: &Histogram) -> Self {
-        Self::read(histogram.metric().get_histogram())
+    pub(super) fn of(histogram: &Histogram, exemplars: &[Option<Observation>]) -> Self {
+        let cut = Self::read(histogram.metric().get_histogram());
+        Self { exemplars: exemplars.to_vec(), ..cut }
     }
 
     fn read(histogram: &prometheus::proto::Histogram) -> Self {
@@ -97,6 +100,7 @@ impl HistogramCut {
             buckets: finite.map(|b| (b.upper_bound(), b.cumulative_count())).collect(),
             sum: histogram.get_sample_sum(),
             count: histogram.get_sample_count(),
+            exemplars: Vec::new(),
         }
     }
 }

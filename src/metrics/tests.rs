@@ -1,13 +1,21 @@
 //! The snapshot, its text and the registry say the same, whatever the labels are.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use prometheus::{Encoder, TextEncoder};
+use uuid::Uuid;
 
 use super::*;
 use crate::job::State;
-use crate::tally::{Counts, OTHER, QueueCounts, QueueDelta, RowId};
+use crate::tally::{Counts, OTHER, Observation, QueueCounts, QueueDelta, RowId};
+
+pub(super) fn observation(seconds: f64, job: u128) -> Observation {
+    let trace = (job == 8).then_some(0xabc);
+    Observation { seconds, at: Timestamp(1_500), job: Uuid::from_u128(job), trace }
+}
 
 /// Metrics that have published one job each of these pairs, with something in every family.
-fn published(pairs: &[(&str, &str)]) -> Metrics {
+pub(super) fn published(pairs: &[(&str, &str)]) -> Metrics {
     let mut config = Config::default();
     config.defaults.max_depth = Some(9);
     let metrics = Metrics::new(Arc::new(config));
@@ -23,8 +31,8 @@ fn published(pairs: &[(&str, &str)]) -> Metrics {
             has_series: true,
             paused: index == 0,
             oldest_ready: Some(Timestamp(1_500 + index as i64)),
-            waits: vec![0.5, 90_000.0],
-            durations: vec![(id, 0.25)],
+            waits: vec![observation(0.5, 7), observation(90_000.0, 8)],
+            durations: vec![(id, observation(0.25, 9))],
         };
         delta.queues.push(((*queue).into(), queue_delta));
     }
@@ -80,10 +88,14 @@ fn pairs_that_look_alike_are_kept_apart() {
 }
 
 #[test]
-fn label_values_are_escaped() {
-    let text = published(&[("q\"\\\nü", "k")]).snapshot().to_text();
-    let escaped = "tallyd_jobs_created_total{queue=\"q\\\"\\\\\\nü\",kind=\"k\"} 1\n";
-    assert!(text.contains(escaped), "{text}");
+fn nothing_is_read_after_a_panic_while_publishing() {
+    let metrics = published(&[("a", "k")]);
+    let row = |id| (RowId(id), Counts::default());
+    let delta = TallyDelta { rows: vec![row(1), row(99)], ..TallyDelta::default() };
+    let broken = AssertUnwindSafe(|| metrics.publish(&delta, 1, 0.01));
+    assert!(catch_unwind(broken).is_err(), "there is no row 99");
+    let read = AssertUnwindSafe(|| metrics.snapshot());
+    assert!(catch_unwind(read).is_err(), "half of a batch was read");
 }
 
 #[test]

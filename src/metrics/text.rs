@@ -1,42 +1,67 @@
-//! The text format 0.0.4 of a snapshot.
+//! A snapshot as text, in the two formats that Prometheus reads.
 
 use std::fmt::{Display, Write};
 
-use super::catalogue::{self, CATALOGUE, Metric};
+use super::catalogue::{self, CATALOGUE, Metric, Type};
 use super::projection::metric_of;
 use super::snapshot::{HistogramCut, QueueCut, RestValue, Snapshot};
-use crate::tally::Count;
-
-/// The media type that parsers choose the format by.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+use crate::tally::{Count, Observation};
 
 /// About what a sample takes, to ask for memory once.
 const SAMPLE_BYTES: usize = 96;
 
-/// Writes all families in the order of the catalogue; one without series is left out.
-pub(super) fn encode(snapshot: &Snapshot) -> String {
-    let series = snapshot.rows.len() * 20 + snapshot.queues.len() * 44 + 200;
-    let mut text = Text(String::with_capacity(series * SAMPLE_BYTES));
-    for metric in CATALOGUE {
-        let before = text.0.len();
-        text.header(metric);
-        let with_header = text.0.len();
-        text.family(metric, snapshot);
-        if text.0.len() == with_header {
-            text.0.truncate(before);
-        }
-    }
-    text.0
+/// How a snapshot is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// The text format 0.0.4, which everything reads.
+    Text,
+    /// OpenMetrics 1.0.0: the same samples, with exemplars.
+    OpenMetrics,
 }
 
-struct Text(String);
+/// Writes the wanted families in the order of the catalogue; one without series is left out.
+pub(super) fn encode(
+    snapshot: &Snapshot,
+    format: Format,
+    is_wanted: impl Fn(&Metric) -> bool,
+) -> String {
+    let series = snapshot.rows.len() * 20 + snapshot.queues.len() * 44 + 200;
+    let mut text = Text { text: String::with_capacity(series * SAMPLE_BYTES), format };
+    for metric in CATALOGUE.iter().filter(|metric| is_wanted(metric)) {
+        let before = text.text.len();
+        text.header(metric);
+        let with_header = text.text.len();
+        text.family(metric, snapshot);
+        if text.text.len() == with_header {
+            text.text.truncate(before);
+        }
+    }
+    if format == Format::OpenMetrics {
+        text.text.push_str("# EOF\n");
+    }
+    text.text
+}
+
+/// Writing to memory cannot fail.
+const FITS: &str = "writing to memory does not fail";
+
+struct Text {
+    text: String,
+    format: Format,
+}
 
 impl Text {
+    /// In OpenMetrics a counter's family is called without the `_total` of its samples.
     fn header(&mut self, metric: &Metric) {
-        let Metric { name, help, .. } = metric;
-        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-        self.line(format_args!("# HELP {name} {help}"));
-        self.line(format_args!("# TYPE {name} {}", metric.kind.name()));
+        let name = match (self.format, metric.kind) {
+            (Format::OpenMetrics, Type::Counter) => {
+                metric.name.strip_suffix("_total").unwrap_or(metric.name)
+            }
+            _ => metric.name,
+        };
+        write!(self.text, "# HELP {name} ").expect(FITS);
+        self.escaped(metric.help, self.format == Format::OpenMetrics);
+        self.line(format_args!("\n# TYPE {name} {}", metric.kind.name()));
     }
 
     fn family(&mut self, metric: &Metric, snapshot: &Snapshot) {
@@ -120,12 +145,28 @@ impl Text {
         cut: &HistogramCut,
     ) {
         let bucket = format!("{name}_bucket");
-        for (bound, count) in &cut.buckets {
-            self.sample_of(&bucket, labels.clone(), Some(&bound.to_string()), count);
+        let infinite = [(f64::INFINITY, cut.count)];
+        for (index, (bound, count)) in cut.buckets.iter().chain(&infinite).enumerate() {
+            self.labelled(&bucket, labels.clone(), Some(*bound));
+            write!(self.text, " {count}").expect(FITS);
+            self.exemplar(cut.exemplars.get(index).and_then(Option::as_ref));
+            self.text.push('\n');
         }
-        self.sample_of(&bucket, labels.clone(), Some("+Inf"), cut.count);
-        self.sample_of(&format!("{name}_sum"), labels.clone(), None, cut.sum);
-        self.sample_of(&format!("{name}_count"), labels, None, cut.count);
+        self.sample(&format!("{name}_sum"), labels.clone(), cut.sum);
+        self.sample(&format!("{name}_count"), labels, cut.count);
+    }
+
+    /// The attempt that a bucket counted last.
+    fn exemplar(&mut self, of: Option<&Observation>) {
+        let Some(Observation { seconds, at, job, trace }) = of else { return };
+        if self.format == Format::Text {
+            return;
+        }
+        write!(self.text, " # {{job_id=\"{job}\"").expect(FITS);
+        if let Some(trace) = trace {
+            write!(self.text, ",trace_id=\"{trace:032x}\"").expect(FITS);
+        }
+        write!(self.text, "}} {seconds} {}", at.seconds()).expect(FITS);
     }
 
     fn sample<'l>(
@@ -134,53 +175,62 @@ impl Text {
         labels: impl IntoIterator<Item = (&'l str, &'l str)>,
         value: impl Display,
     ) {
-        self.sample_of(name, labels.into_iter(), None, value);
-    }
-
-    fn sample_of<'l>(
-        &mut self,
-        name: &str,
-        labels: impl Iterator<Item = (&'l str, &'l str)>,
-        bucket: Option<&str>,
-        value: impl Display,
-    ) {
-        self.0.push_str(name);
-        let mut separator = '{';
-        for (label, text) in labels {
-            self.label(separator, label, text);
-            separator = ',';
-        }
-        if let Some(bound) = bucket {
-            self.label(separator, "le", bound);
-            separator = ',';
-        }
-        if separator == ',' {
-            self.0.push('}');
-        }
+        self.labelled(name, labels.into_iter(), None);
         self.line(format_args!(" {value}"));
     }
 
-    fn label(&mut self, separator: char, name: &str, value: &str) {
-        self.0.push(separator);
-        self.0.push_str(name);
-        self.0.push_str("=\"");
-        self.escaped(value);
-        self.0.push('"');
+    /// A sample without its value.
+    fn labelled<'l>(
+        &mut self,
+        name: &str,
+        labels: impl Iterator<Item = (&'l str, &'l str)>,
+        bound: Option<f64>,
+    ) {
+        self.text.push_str(name);
+        let mut separator = '{';
+        for (label, value) in labels {
+            write!(self.text, "{separator}{label}=\"").expect(FITS);
+            self.escaped(value, true);
+            self.text.push('"');
+            separator = ',';
+        }
+        if let Some(bound) = bound {
+            write!(self.text, "{separator}le=\"").expect(FITS);
+            self.bound(bound);
+            self.text.push('"');
+            separator = ',';
+        }
+        if separator == ',' {
+            self.text.push('}');
+        }
     }
 
-    /// A label's value: backslash, quote and newline are escaped.
-    fn escaped(&mut self, text: &str) {
+    /// A bucket's bound: in OpenMetrics `1.0`, in the older format `1`.
+    fn bound(&mut self, bound: f64) {
+        let written = match self.format {
+            _ if bound.is_infinite() => write!(self.text, "+Inf"),
+            Format::Text => write!(self.text, "{bound}"),
+            Format::OpenMetrics => write!(self.text, "{bound:?}"),
+        };
+        written.expect(FITS);
+    }
+
+    /// Escapes backslash and newline, and quotes in all but the help of the older format.
+    fn escaped(&mut self, text: &str, quotes: bool) {
         for character in text.chars() {
             match character {
-                '\\' => self.0.push_str("\\\\"),
-                '"' => self.0.push_str("\\\""),
-                '\n' => self.0.push_str("\\n"),
-                other => self.0.push(other),
+                '\\' => self.text.push_str("\\\\"),
+                '"' if quotes => self.text.push_str("\\\""),
+                '\n' => self.text.push_str("\\n"),
+                other => self.text.push(other),
             }
         }
     }
 
     fn line(&mut self, text: std::fmt::Arguments<'_>) {
-        writeln!(self.0, "{text}").expect("writing to memory does not fail");
+        writeln!(self.text, "{text}").expect(FITS);
     }
 }
+
+#[cfg(test)]
+mod tests;

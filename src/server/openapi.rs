@@ -145,12 +145,12 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Map<String, Value> {
             204 => "done",
             _ => "as asked",
         };
-        let mut response = json!({"description": description});
+        let response = responses.entry(code.to_string());
+        let response = response.or_insert_with(|| json!({"description": description}));
         if let Some(content) = content {
             let schema = (content.schema)(&mut schemas.answers);
-            response["content"] = json!({content.media: {"schema": schema}});
+            response["content"][content.media] = json!({"schema": schema});
         }
-        responses.insert(code.to_string(), response);
     }
     let with_body = if route.takes.is_empty() { &[] } else { WITH_BODY };
     let writing = if route.method == Method::GET { &[] } else { WRITING };

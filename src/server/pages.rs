@@ -5,17 +5,18 @@ use std::sync::LazyLock;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderName;
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
+use axum::http::header::{
+    CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::spawn_blocking;
+use schemars::JsonSchema;
+use url::form_urlencoded;
 
-use super::error::{ApiError, Code};
+use super::accept::Wanted;
+use super::error::ApiError;
 use super::held::Held;
-use super::{Api, Shared, leases, openapi, routes};
-use crate::metrics::{self, Snapshot};
+use super::{Shared, leases, openapi, routes};
 use crate::store::StoreError;
 
 /// The media type of the health routes.
@@ -23,9 +24,6 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The media type of the landing page.
 pub(super) const HTML: &str = "text/html; charset=utf-8";
-
-/// The most scrapes at once: each holds a thread, then an exposition until it is sent.
-pub(super) const MAX_SCRAPES: usize = 40;
 
 /// The page loads nothing, runs nothing, and is framed by nobody.
 const POLICY: &str =
@@ -52,29 +50,43 @@ fn check_store(api: &Shared) -> Result<(), ApiError> {
 }
 
 /// `GET /metrics`
-pub(super) async fn exposition(State(api): State<Shared>) -> Result<Response, ApiError> {
-    let (text, place) = api.with_snapshot(|snapshot| snapshot.to_text().into()).await?;
-    let body = Body::new(Held::new(text, place));
-    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], body).into_response())
+pub(super) async fn exposition(
+    State(api): State<Shared>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let wanted = Wanted::read(&headers);
+    let (cut, place) = api.scrapes.cut(&api.metrics).await?;
+    let names = names(&uri);
+    let text = if names.is_empty() {
+        cut.written(wanted).await?
+    } else {
+        cut.written_of(wanted, names).await?
+    };
+    drop(cut);
+    let mut response = Body::new(Held::new(text, place)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(wanted.content_type));
+    headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if wanted.gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
 }
 
-impl Api {
-    /// Writes what a snapshot says, beside the requests: thousands of lines take milliseconds. The
-    /// place among the scrapes is kept until the text is on its way.
-    pub(super) async fn with_snapshot(
-        &self,
-        write: fn(&Snapshot) -> Bytes,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
-        let Ok(place) = self.scrapes.clone().try_acquire_owned() else {
-            let message = format!("{MAX_SCRAPES} scrapes are under way; scrape less often");
-            return Err(ApiError::new(Code::ServerBusy, message));
-        };
-        let metrics = self.metrics.clone();
-        let written = spawn_blocking(move || (write(&metrics.snapshot()), place));
-        written.await.map_err(|_| {
-            ApiError::new(Code::InternalError, "the counts could not be written; see the log")
-        })
-    }
+/// Which families to answer with; others of a query's parameters mean nothing, as elsewhere.
+#[derive(JsonSchema)]
+pub(super) struct MetricsQuery {
+    /// Only the families that are called so; may be given many times.
+    #[serde(rename = "name[]")]
+    #[expect(dead_code, reason = "read by `names`, from a query that may repeat it")]
+    names: Vec<String>,
+}
+
+/// The values of `name[]`.
+fn names(uri: &Uri) -> Vec<String> {
+    let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    pairs.filter(|(key, _)| key == "name[]").map(|(_, name)| name.into_owned()).collect()
 }
 
 /// `GET /openapi.json`

@@ -16,11 +16,11 @@ use super::job_request::CreateJob;
 use super::job_view::JobView;
 use super::jobs::{BatchView, CreatedView, Nothing, PageView};
 use super::leases::{FinishItem, LeaseRequest, LeasesView, RenewRequest, ResultsView};
+use super::pages::MetricsQuery;
 use super::query::ListQuery;
 use super::queues::{BulkRequest, BulkView, QueueView, QueuesView};
 use super::stats::StatsView;
-use super::{Role, Shared, gate, jobs, leases, pages, queues, stats};
-use crate::metrics;
+use super::{Role, Shared, accept, gate, jobs, leases, pages, queues, stats};
 
 /// One route: how it is called, what it does, what it takes and answers.
 pub(super) struct Route {
@@ -358,7 +358,9 @@ fn page_routes() -> Vec<Route> {
             .answers::<StatsView>(200)
             .refuses(&[Code::ServerBusy]),
         Route::new(Method::GET, METRICS, "showMetrics", "for Prometheus", pages::exposition)
-            .answers_as::<String>(200, metrics::CONTENT_TYPE)
+            .query::<MetricsQuery>()
+            .answers_as::<String>(200, accept::TEXT)
+            .answers_as::<String>(200, accept::OPEN_METRICS[0])
             .refuses(&[Code::ServerBusy]),
         Route::new(Method::GET, gate::HEALTH[0], "isHealthy", "whether it serves", pages::healthy)
             .answers_as::<String>(200, pages::TEXT)

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::error::ApiError;
 use super::held::Held;
+use super::scrapes::beside_requests;
 use super::{Shared, json};
 use crate::job::AttemptResult;
 use crate::metrics::{QueueCut, Snapshot};
@@ -148,8 +149,8 @@ impl<'a> StatsView<'a> {
 
 /// `GET /v1/stats`
 pub(super) async fn show(State(api): State<Shared>) -> Result<Response, ApiError> {
-    let write = |snapshot: &Snapshot| json::text(&StatsView::new(snapshot)).into();
-    let (text, place) = api.with_snapshot(write).await?;
+    let (cut, place) = api.scrapes.cut(&api.metrics).await?;
+    let text = beside_requests(move || json::text(&StatsView::new(&cut.snapshot)).into()).await?;
     Ok(([(CONTENT_TYPE, json::JSON)], Body::new(Held::new(text, place))).into_response())
 }
 

@@ -6,7 +6,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::fixture::Fixture;
-use super::pages::MAX_SCRAPES;
+use super::scrapes::MAX_SCRAPES;
 use super::{MAX_WRITES, Role};
 use tokio_util::sync::CancellationToken;
 

@@ -42,7 +42,8 @@ impl JobId {
         self.tail
     }
 
-    fn uuid(self) -> Uuid {
+    /// The same as other crates take it.
+    pub(in crate::store) fn uuid(self) -> Uuid {
         let key = self.key as u64;
         let high = (key >> COUNTER_BITS) << 16 | 0x7000 | (key & 0xfff);
         Uuid::from_u64_pair(high, 1 << 63 | self.tail as u64)

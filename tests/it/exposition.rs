@@ -1,6 +1,7 @@
 //! What Prometheus reads: every family, in a form that others can read, equal to `/v1/stats`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::Command;
 
 use jiff::Timestamp;
@@ -11,7 +12,7 @@ use crate::fixture::{Daemon, PATIENCE, Scrape};
 use crate::tools::{promtool, python, said};
 
 /// A daemon in which everything has happened that has a metric.
-async fn used() -> Daemon {
+pub async fn used() -> Daemon {
     let config = "[defaults]\nmax_completed = 0\nbackoff = { initial = \"1h\" }\n\
                   [queues.small]\nmax_depth = 1\n[queues.local]\n\
                   exec = { command = [\"/bin/grep\", \"-q\", \"good\"] }\n";
@@ -141,33 +142,48 @@ async fn promtool_has_nothing_to_complain_about() {
 #[tokio::test]
 async fn the_python_client_reads_every_sample() {
     let scrape = used().await.scrape().await;
-    let read = python("exposition.py", &[], &scrape.text);
-    assert!(read.status.success(), "{}", said(&read));
-    let mut samples = BTreeMap::new();
-    for line in String::from_utf8(read.stdout).unwrap().lines() {
-        let sample: (String, String, serde_json::Map<String, Value>, String) =
-            serde_json::from_str(line).unwrap();
-        let (kind, name, labels, value) = sample;
-        assert!(["counter", "gauge", "histogram"].contains(&&*kind), "{name} is of type {kind}");
-        let mut labels: Vec<_> =
-            labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        labels.sort();
-        let name = if labels.is_empty() { name } else { format!("{name}{{{}}}", labels.join(",")) };
-        samples.insert(name, value.parse::<f64>().unwrap());
-    }
+    let read = read_by_python("text", &scrape.text);
+    let read: BTreeMap<_, _> = read.into_iter().map(|sample| (sample.name, sample.value)).collect();
     let own: BTreeMap<_, _> =
         scrape.starting("").map(|(name, value)| (with_sorted_labels(name), value)).collect();
-    let differ = |(name, value): &(&String, &f64)| own.get(*name) != Some(*value);
-    let different: Vec<_> = samples.iter().filter(differ).collect();
-    assert_eq!(different, []);
-    assert_eq!(samples.len(), own.len());
+    assert_eq!(read, own);
     assert_eq!(own.len(), scrape.starting("").count());
+}
+
+/// A sample as `prometheus_client` has read it.
+pub struct ReadSample {
+    /// With its labels, sorted.
+    pub name: String,
+    pub value: f64,
+    /// The labels of its exemplar; null if it has none.
+    pub exemplar: Value,
+}
+
+/// Reads an exposition with the parser of this format: `text` or `openmetrics`.
+pub fn read_by_python(format: &str, text: &str) -> Vec<ReadSample> {
+    let read = python("exposition.py", &[Path::new(format)], text);
+    assert!(read.status.success(), "{}", said(&read));
+    let lines = String::from_utf8(read.stdout).unwrap();
+    let samples = lines.lines().map(|line| {
+        let (kind, name, labels, value, exemplar): (
+            String,
+            String,
+            BTreeMap<String, String>,
+            String,
+            Value,
+        ) = serde_json::from_str(line).unwrap();
+        assert!(["counter", "gauge", "histogram"].contains(&&*kind), "{name} is of type {kind}");
+        let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let name = if labels.is_empty() { name } else { format!("{name}{{{}}}", labels.join(",")) };
+        ReadSample { name, value: value.parse().unwrap(), exemplar }
+    });
+    samples.collect()
 }
 
 fn with_sorted_labels(sample: &str) -> String {
     let Some((name, labels)) = sample.split_once('{') else { return sample.to_owned() };
     let labels = labels.trim_end_matches("\"}");
-    let mut labels: Vec<_> = labels.split("\",").map(|label| format!("{label}\"")).collect();
+    let mut labels: Vec<_> = labels.split("\",").map(|label| label.replace("=\"", "=")).collect();
     labels.sort();
     format!("{name}{{{}}}", labels.join(","))
 }

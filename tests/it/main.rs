@@ -23,6 +23,7 @@ mod exposition;
 mod faults;
 mod first_start;
 mod fixture;
+mod formats;
 mod http;
 mod journal;
 mod leases;

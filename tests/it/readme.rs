@@ -1,6 +1,6 @@
 //! What the README says of the program is what the program says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn readme() -> String {
@@ -17,7 +17,7 @@ fn its_table_of_metrics_is_the_catalogue() {
     assert!(readme().contains(&table), "run `tallyd metrics --markdown` and put the table there");
 }
 
-/// Tests are named `module::test`; each must stand in that module of `tests/it`.
+/// Tests are named `module::test`; each must stand in that module of `tests/it`, or of `src`.
 #[test]
 fn the_tests_that_it_names_exist() {
     let readme = readme();
@@ -25,13 +25,17 @@ fn the_tests_that_it_names_exist() {
         .split('`')
         .skip(1)
         .step_by(2)
-        .filter_map(|code| code.split_once("::"))
-        .filter(|(module, test)| [module, test].into_iter().all(|word| is_name(word)))
+        .filter_map(|code| code.rsplit_once("::"))
+        .filter(|(module, test)| module.split("::").chain([*test]).all(is_name))
         .collect();
     assert!(named.len() >= 10, "the promises name their tests, but only {named:?} were found");
     for (module, test) in named {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/{module}.rs"));
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let file = format!("{}.rs", module.replace("::", "/"));
+        let places = ["tests/it", "src"].map(|place| Path::new(place).join(&file));
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).ok()
+        };
+        let text = places.iter().find_map(read).unwrap_or_default();
         assert!(text.contains(&format!("fn {test}(")), "there is no test {module}::{test}");
     }
 }

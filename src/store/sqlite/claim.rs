@@ -140,7 +140,7 @@ impl Engine {
         assert_eq!(changed, 1, "a job that was ready in this transaction is not ready any more");
         self.state.record(&core, &change);
         self.state.tell_started(&core, claim.worker.as_ref());
-        self.state.note_wait(core.queue, now.since(core.run_at).as_secs_f64());
+        self.state.note_wait(&core, now.since(core.run_at).as_secs_f64(), now);
         self.state.note_due(expires_at);
         let revoked = CancellationToken::new();
         if claim.own {

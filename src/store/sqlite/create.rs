@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{OptionalExtension, Row};
 
 use super::Engine;
-use super::rows::{Core, key_until_name};
+use super::rows::{Core, key_until_name, trace_of};
 use super::state::QueueId;
 use crate::clock::{Timestamp, millis};
 use crate::job::{State, created};
@@ -203,6 +203,7 @@ impl Engine {
             outcome: None,
             key_until: job.unique.as_ref().map(|unique| unique.until),
             key_held: job.unique.is_some(),
+            trace: job.traceparent.as_deref().and_then(trace_of),
         };
         self.write_new(job, &core, now)?;
         self.state.record_created(&core, state == State::Scheduled);

@@ -172,7 +172,7 @@ impl Engine {
         self.state.record(core, change);
         let ms = core.claimed_tick.map_or(0, |claimed| (self.clock.tick().0 - claimed).max(0));
         if change.ended.is_some() {
-            self.state.note_duration(core.queue, core.ledger, ms as f64 / 1e3);
+            self.state.note_duration(core, ms as f64 / 1e3, now);
         }
         self.state.tell_changed(core, change, ms);
         if to.is_ended() {

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::config::Policy;
 use crate::job::{AttemptResult, Facts, State};
 use crate::store::{Job, JobId, LastError, StoreError, UniqueUntil};
-use crate::tally::RowId;
+use crate::tally::{Observation, RowId};
 
 /// The columns of [`Core`], in its order.
 macro_rules! core_columns {
@@ -17,12 +17,15 @@ macro_rules! core_columns {
         "jobs.id, jobs.tail, jobs.queue, jobs.ledger, jobs.state, jobs.priority, jobs.run_at, \
          jobs.attempt, jobs.failures, jobs.max_attempts, jobs.timeout_ms, jobs.lease, jobs.own, \
          jobs.lease_ms, jobs.lease_tick, jobs.timeout_tick, jobs.claimed_tick, jobs.outcome, \
-         jobs.key_until, jobs.key_held"
+         jobs.key_until, jobs.key_held, jobs.traceparent"
     };
 }
 
 /// How many columns [`Core`] has; those of the whole job follow.
-const CORE: usize = 20;
+const CORE: usize = 21;
+
+/// Where the trace stands.
+const TRACEPARENT: usize = 20;
 
 /// The columns of a whole job behind those of its core, and where they come from.
 macro_rules! job_columns {
@@ -31,8 +34,8 @@ macro_rules! job_columns {
             "SELECT ",
             core_columns!(),
             ", queues.name, jobs.kind, jobs.created_at, jobs.expires_at, jobs.claimed_at, \
-             jobs.ended_at, jobs.unique_key, jobs.worker, jobs.traceparent, errors.attempt, \
-             errors.at, errors.outcome, errors.message",
+             jobs.ended_at, jobs.unique_key, jobs.worker, errors.attempt, errors.at, \
+             errors.outcome, errors.message",
             $bodies,
             " FROM jobs JOIN queues ON queues.id = jobs.queue \
              LEFT JOIN errors ON errors.id = jobs.id ",
@@ -73,6 +76,8 @@ pub(super) struct Core {
     pub(super) outcome: Option<AttemptResult>,
     pub(super) key_until: Option<UniqueUntil>,
     pub(super) key_held: bool,
+    /// The trace that the job belongs to.
+    pub(super) trace: Option<u128>,
 }
 
 impl Core {
@@ -108,6 +113,7 @@ impl Core {
             outcome: named(row, 17, AttemptResult::named)?,
             key_until: named(row, 18, key_until_named)?,
             key_held: row.get(19)?,
+            trace: row.get_ref(TRACEPARENT)?.as_str_or_null()?.and_then(trace_of),
         })
     }
 
@@ -119,6 +125,11 @@ impl Core {
             failures: self.failures,
             max_attempts: self.max_attempts.unwrap_or(policy.max_attempts),
         }
+    }
+
+    /// How long something took that has ended now.
+    pub(super) fn observation(&self, seconds: f64, now: Timestamp) -> Observation {
+        Observation { seconds, at: now, job: self.id.uuid(), trace: self.trace }
     }
 
     /// How long an attempt may take; none = as long as it likes.
@@ -150,13 +161,13 @@ pub(super) fn read_job<'p>(
         kind: row.get(CORE + 1)?,
         state: core.state,
         priority: core.priority,
-        payload: body(CORE + 13)?,
+        payload: body(CORE + 12)?,
         attempt: core.attempt,
         failures: core.failures,
         max_attempts: core.max_attempts.unwrap_or(policy.max_attempts),
         timeout: core.timeout(policy),
         unique_key: row.get(CORE + 6)?,
-        traceparent: row.get(CORE + 8)?,
+        traceparent: row.get(TRACEPARENT)?,
         created_at: Timestamp(row.get(CORE + 2)?),
         run_at: core.run_at,
         claimed_at: row.get::<_, Option<i64>>(CORE + 4)?.map(Timestamp),
@@ -164,20 +175,25 @@ pub(super) fn read_job<'p>(
         expires_at: row.get::<_, Option<i64>>(CORE + 3)?.map(Timestamp),
         worker: row.get(CORE + 7)?,
         last_error: read_error(row)?,
-        result: body(CORE + 14)?,
+        result: body(CORE + 13)?,
     };
     Ok((core, job))
 }
 
 fn read_error(row: &Row<'_>) -> rusqlite::Result<Option<LastError>> {
-    let Some(attempt) = row.get(CORE + 9)? else { return Ok(None) };
+    let Some(attempt) = row.get(CORE + 8)? else { return Ok(None) };
     Ok(Some(LastError {
         attempt,
-        at: Timestamp(row.get(CORE + 10)?),
-        outcome: named(row, CORE + 11, AttemptResult::named)?
-            .ok_or_else(|| unknown(CORE + 11, Type::Null))?,
-        message: row.get(CORE + 12)?,
+        at: Timestamp(row.get(CORE + 9)?),
+        outcome: named(row, CORE + 10, AttemptResult::named)?
+            .ok_or_else(|| unknown(CORE + 10, Type::Null))?,
+        message: row.get(CORE + 11)?,
     }))
+}
+
+/// The second part of a `traceparent`.
+pub(super) fn trace_of(traceparent: &str) -> Option<u128> {
+    u128::from_str_radix(traceparent.split('-').nth(1)?, 16).ok()
 }
 
 /// A column that holds one of a set of names, or nothing.

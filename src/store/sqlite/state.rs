@@ -324,13 +324,13 @@ impl State {
     }
 
     /// Notes how long a job has waited for its claim.
-    pub(super) fn note_wait(&mut self, id: QueueId, seconds: f64) {
-        self.touch(id).waits.push(seconds);
+    pub(super) fn note_wait(&mut self, job: &Core, seconds: f64, now: Timestamp) {
+        self.touch(job.queue).waits.push(job.observation(seconds, now));
     }
 
     /// Notes how long an attempt took.
-    pub(super) fn note_duration(&mut self, id: QueueId, row: RowId, seconds: f64) {
-        self.touch(id).durations.push((row, seconds));
+    pub(super) fn note_duration(&mut self, job: &Core, seconds: f64, now: Timestamp) {
+        self.touch(job.queue).durations.push((job.ledger, job.observation(seconds, now)));
     }
 
     /// Notes when something has to be swept.
