@@ -225,7 +225,7 @@ impl Daemon {
         let running = self.workers.running();
         info!(event = "draining", running, "claiming and leasing nothing more");
         self.signals.claiming.cancel();
-        let state = format!("draining; {running} attempts are waited for");
+        let state = format!("draining; running attempts: {running}");
         self.notifier.stopping(&state, self.longest_drain()).await;
         if let Err(error) = self.store.stop_waiting().await {
             // Claims that wait were told by `claiming` as well; a store that failed tells `run`.

@@ -135,7 +135,7 @@ async fn the_end_is_told_with_the_time_that_it_may_take() {
     supervisor.hear_until_one(|line| line.ends_with("; 0 ready, 1 running, 0 dead"));
     daemon.signal(Signal::TERM);
     let told = supervisor.hear_until("STOPPING=1");
-    assert_eq!(value(&told, "STATUS"), "draining; 1 attempts are waited for");
+    assert_eq!(value(&told, "STATUS"), "draining; running attempts: 1");
     let within_us: u64 = value(&told, "EXTEND_TIMEOUT_USEC").parse().expect("microseconds");
     assert!(within_us > 2 * 3_600 * 1_000_000, "longer than attempts may take: {within_us}");
     let told = supervisor.hear_until(ALIVE);
