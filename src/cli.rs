@@ -13,6 +13,7 @@ pub mod man;
 pub mod metrics;
 mod output;
 pub mod queues;
+mod reload;
 pub mod serve;
 pub mod settings;
 mod signals;

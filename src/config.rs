@@ -2,6 +2,7 @@
 //!
 //! Also the notations and limits that settings and requests share: durations, sizes and names.
 
+mod differing;
 mod document;
 pub mod duration;
 mod effective;

@@ -3,31 +3,37 @@
 //! Start: address, store, worker pool, sweeper, answers. Drain: nothing more is claimed or leased,
 //! running attempts finish or are released, then the sweeper, open requests and the store. Until
 //! the listener closes, everything but leasing goes on; `/metrics` on a listener of its own answers
-//! until no count changes any more.
+//! until no count changes any more. Whoever supervises the process is told of each of these steps.
+
+mod pulse;
+mod socket;
+mod systemd;
+
+pub use self::systemd::{Notifier, SocketError, Systemd};
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use self::pulse::Pulse;
+use self::socket::Socket;
+
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::server::{self, Api, Role};
+use crate::server::{self, Api, LINGER, Role};
 use crate::store::{OpenError, Store, StoreError};
 use crate::sweeper::Sweeper;
 use crate::worker::exec::{GRACE, end_leftovers};
 use crate::worker::{StartError, Workers};
-
-/// How many connections may wait to be accepted.
-const BACKLOG: u32 = 1_024;
 
 /// How long answers may take to leave after the store has failed: the process ends within a second.
 const LAST_ANSWERS: Duration = Duration::from_millis(300);
@@ -35,6 +41,9 @@ const LAST_ANSWERS: Duration = Duration::from_millis(300);
 /// How long interrupted attempts may take to be released: the grace of their commands, and time for
 /// the rest. A command that the kernel holds on to must not hold up the end.
 const LAST_RELEASES: Duration = Duration::from_secs(GRACE.as_secs() + 3);
+
+/// How long the rest of an end may take: a checkpoint of the whole log onto a slow disk.
+const LAST_WRITES: Duration = Duration::from_secs(20);
 
 /// Why the daemon could not start, or ended without being told to.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +94,7 @@ pub struct Daemon {
     sweeper: JoinHandle<Result<(), StoreError>>,
     /// Where the HTTP interface listens.
     address: SocketAddr,
+    notifier: Notifier,
     signals: Signals,
 }
 
@@ -100,19 +110,28 @@ struct Signals {
     serving: CancellationToken,
     /// Close the listener of `/metrics`, if it has its own.
     scraping: CancellationToken,
+    /// Give no more signs of life.
+    pulsing: CancellationToken,
     /// Cancelled by a listener that ends although it must not.
     deaf: CancellationToken,
 }
 
 impl Daemon {
     /// Starts everything; when it returns, requests are served. None if `stop` came first.
+    ///
+    /// Where `systemd` has a socket, that one is served on, whatever the configuration says.
     pub async fn start(
         config: Config,
+        systemd: Systemd,
         stop: &CancellationToken,
     ) -> Result<Option<Self>, DaemonError> {
+        let Systemd { sockets, notifier, watchdog } = systemd;
+        let main = Socket::take(sockets.http, config.listen)?;
+        let for_metrics = config.metrics_listen;
+        let for_metrics =
+            for_metrics.map(|address| Socket::take(sockets.metrics, address)).transpose()?;
         let config = Arc::new(config);
-        let main = bind(config.listen)?;
-        let for_metrics = config.metrics_listen.map(bind).transpose()?;
+        notifier.state("opening the store").await;
         let clock = Clock::system();
         let metrics = Arc::new(Metrics::new(config.clone()));
         let store = Store::open(config.clone(), clock.clone(), metrics.clone())?;
@@ -127,10 +146,8 @@ impl Daemon {
             info!(event = "leftovers_ended", ended, "processes of an earlier daemon were ended");
         }
         // Nothing is answered yet, but an address that is taken meanwhile is noticed before a job runs.
-        let (main, address) = listen(main, config.listen)?;
-        let for_metrics = for_metrics.zip(config.metrics_listen);
-        let for_metrics =
-            for_metrics.map(|(socket, address)| listen(socket, address)).transpose()?;
+        let (main, address) = main.listen()?;
+        let for_metrics = for_metrics.map(Socket::listen).transpose()?;
         let signals = Signals::new();
         let (claiming, interrupt) = (&signals.claiming, &signals.interrupt);
         let workers = Workers::start(&store, &config, &metrics, claiming, interrupt, &clock)?;
@@ -146,6 +163,13 @@ impl Daemon {
         }
         servers.close();
         scraped.close();
+        if let Some(watchdog) = watchdog {
+            let (store, metrics, notifier) = (store.clone(), metrics.clone(), notifier.clone());
+            let draining = claiming.clone();
+            let pulse = Pulse { store, metrics, notifier, watchdog, address, draining };
+            tokio::spawn(pulse.run(signals.pulsing.clone()));
+        }
+        notifier.ready(&format!("serving on {address}")).await;
         info!(event = "listening", %address, data = %config.data.display(), "tallyd is ready");
         Ok(Some(Self {
             config,
@@ -157,6 +181,7 @@ impl Daemon {
             scraped,
             sweeper,
             address,
+            notifier,
             signals,
         }))
     }
@@ -200,6 +225,8 @@ impl Daemon {
         let running = self.workers.running();
         info!(event = "draining", running, "claiming and leasing nothing more");
         self.signals.claiming.cancel();
+        let state = format!("draining; running attempts: {running}");
+        self.notifier.stopping(&state, self.longest_drain()).await;
         if let Err(error) = self.store.stop_waiting().await {
             // Claims that wait were told by `claiming` as well; a store that failed tells `run`.
             warn!(event = "stop_waiting_failed", %error);
@@ -221,9 +248,15 @@ impl Daemon {
         self.api.writes_finished().await;
         self.signals.scraping.cancel();
         self.scraped.wait().await;
+        self.signals.pulsing.cancel();
         self.store.close().await.map_err(DaemonError::Close)?;
         info!(event = "drained", "tallyd has ended in order");
         Ok(())
+    }
+
+    /// How long a drain takes at most: attempts, requests of each listener, and the store.
+    fn longest_drain(&self) -> Duration {
+        self.config.drain_timeout + LAST_RELEASES + 2 * LINGER + LAST_WRITES
     }
 
     /// Waits for the interrupted attempts; those that are left then end with the process.
@@ -256,6 +289,7 @@ impl Signals {
             sweeping: CancellationToken::new(),
             serving: CancellationToken::new(),
             scraping: CancellationToken::new(),
+            pulsing: CancellationToken::new(),
             deaf: CancellationToken::new(),
         }
     }
@@ -266,31 +300,6 @@ fn sweeper_died(ended: Result<Result<(), StoreError>, JoinError>) -> DaemonError
         Ok(Err(StoreError::Stopped(reason))) => DaemonError::StoreFailed(reason),
         _ => DaemonError::LoopDied("sweeper"),
     }
-}
-
-/// Takes the address without accepting anything yet, so that one in use is noticed before the
-/// store is touched.
-fn bind(address: SocketAddr) -> Result<TcpSocket, DaemonError> {
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(socket)
-    };
-    bind().map_err(|source| DaemonError::Listen { address, source })
-}
-
-/// Begins to take connections in; also tells the address, whose port the system may have chosen.
-fn listen(
-    socket: TcpSocket,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), DaemonError> {
-    let listen = || {
-        let listener = socket.listen(BACKLOG)?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    listen().map_err(|source| DaemonError::Listen { address, source })
 }
 
 /// Serves until `stop`; any other end cancels `deaf`.

@@ -33,6 +33,8 @@ mod stats;
 mod storeless;
 mod traceparent;
 
+pub use connections::LINGER;
+
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::sync::Arc;

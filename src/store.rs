@@ -206,6 +206,11 @@ impl Store {
         self.due.clone()
     }
 
+    /// Answers once the writer has come to it; it changes nothing, and an error is an answer too.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.writer.call((), Operation::Ping).await
+    }
+
     /// Why nothing can be stored any more, if the store has failed.
     pub fn failure(&self) -> Option<String> {
         self.writer.failure()

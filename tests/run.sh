@@ -123,7 +123,7 @@ find_missing_packages() {
     wanted=()
     local entry
     for entry in gcc:gcc curl:curl jq:jq mandoc:mandoc node:nodejs npm:npm python3:python3 \
-        sqlite3:sqlite3 strace:strace; do
+        sqlite3:sqlite3 strace:strace systemd-analyze:systemd; do
         command -v "${entry%:*}" >/dev/null || wanted+=("${entry#*:}")
     done
     [[ -e /usr/include/stdio.h ]] || wanted+=(libc6-dev)

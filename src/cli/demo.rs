@@ -23,7 +23,7 @@ use tracing::warn;
 use super::{Failure, logs, signals};
 use crate::client::{Client, ClientError};
 use crate::config::{Config, ConfigError, LogLevel, Overrides, limits};
-use crate::daemon::{Daemon, DaemonError};
+use crate::daemon::{Daemon, DaemonError, Systemd};
 use crate::server::receiver::receive;
 use crate::worker::exec::open_files;
 
@@ -124,7 +124,7 @@ impl Demo {
         let receiver = pushes.local_addr().map_err(DemoError::Receiver)?;
         let config = self.config(directory.path(), receiver)?;
         logs::start(config.log);
-        if let Some(daemon) = Daemon::start(config, &stop).await? {
+        if let Some(daemon) = Daemon::start(config, Systemd::default(), &stop).await? {
             // Until the daemon has drained, and then not even for connections that it left open.
             let receiving = receive(pushes, CancellationToken::new(), receiver::answer);
             tokio::select! {

@@ -8,28 +8,47 @@ use std::fmt::{self, Debug, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
 
+use tracing::error;
 use tracing::field::Field;
-use tracing::subscriber::{Subscriber, set_global_default};
-use tracing::{Level, error};
+use tracing::subscriber::set_global_default;
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{self, Writer};
+use tracing_subscriber::layer::{Layered, SubscriberExt};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
+
+/// What the lines of the log go through: the least severity that is written, over the spans.
+type Filtered = Layered<reload::Layer<LevelFilter, Registry>, Registry>;
+
+/// The least severity that is written, which can be changed while the process runs.
+pub struct Level(reload::Handle<LevelFilter, Registry>);
+
+impl Level {
+    /// Writes from this severity on.
+    pub fn set(&self, level: LogLevel) {
+        self.0.reload(severity(level)).expect("the log is written to as long as the process runs");
+    }
+}
 
 /// Writes the log lines of the whole process to standard error from now on.
 ///
 /// Only the first call in a process has an effect.
-pub fn start(log: LogConfig) {
+pub fn start(log: LogConfig) -> Level {
+    let (filter, handle) = reload::Layer::new(severity(log.level));
+    let filtered = tracing_subscriber::registry().with(filter);
     let started = match log.format {
         LogFormat::Text => {
-            set_global_default(text(log.level, io::stderr().is_terminal(), io::stderr))
+            set_global_default(filtered.with(text(io::stderr().is_terminal(), io::stderr)))
         }
-        LogFormat::Json => set_global_default(json(log.level, io::stderr)),
+        LogFormat::Json => set_global_default(filtered.with(json(io::stderr))),
     };
     if started.is_err() {
         tracing::debug!(event = "logs_kept", "logs go where they went before");
     }
     std::panic::set_hook(Box::new(tell_panic));
+    Level(handle)
 }
 
 /// A panic is a bug of tallyd: one line like all others, with the stack if RUST_BACKTRACE asks for it.
@@ -45,40 +64,34 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
 
 /// Readable lines, coloured on a terminal.
 fn text<W: Write + 'static>(
-    level: LogLevel,
     is_terminal: bool,
     output: impl Fn() -> W + Send + Sync + 'static,
-) -> impl Subscriber + Send + Sync {
-    tracing_subscriber::fmt()
+) -> impl Layer<Filtered> + Send + Sync {
+    tracing_subscriber::fmt::layer()
         .log_internal_errors(false) // it would tell standard error, and panic if nobody reads that
-        .with_max_level(severity(level))
         .with_ansi(is_terminal)
         .fmt_fields(format::debug_fn(write_field).delimited(" "))
         .with_writer(output)
-        .finish()
 }
 
 /// JSON objects, with the fields of an event beside its time and level.
 fn json<W: Write + 'static>(
-    level: LogLevel,
     output: impl Fn() -> W + Send + Sync + 'static,
-) -> impl Subscriber + Send + Sync {
-    tracing_subscriber::fmt()
+) -> impl Layer<Filtered> + Send + Sync {
+    tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .log_internal_errors(false)
-        .with_max_level(severity(level))
         .with_writer(move || EscapedJson(output()))
-        .finish()
 }
 
-fn severity(level: LogLevel) -> Level {
+fn severity(level: LogLevel) -> LevelFilter {
     match level {
-        LogLevel::Error => Level::ERROR,
-        LogLevel::Warn => Level::WARN,
-        LogLevel::Info => Level::INFO,
-        LogLevel::Debug => Level::DEBUG,
-        LogLevel::Trace => Level::TRACE,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
     }
 }
 
@@ -131,7 +144,7 @@ impl<W: Write> Write for EscapedJson<W> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use tracing::subscriber::with_default;
+    use tracing::subscriber::{Subscriber, with_default};
 
     use super::*;
 
@@ -162,6 +175,15 @@ mod tests {
         }
     }
 
+    /// A log of these lines, and the way to change its level.
+    fn log(
+        level: LogLevel,
+        lines: impl Layer<Filtered> + Send + Sync,
+    ) -> (impl Subscriber + Send + Sync, Level) {
+        let (filter, handle) = reload::Layer::new(severity(level));
+        (tracing_subscriber::registry().with(filter).with(lines), Level(handle))
+    }
+
     fn log_hostile_values() {
         let error = io::Error::other(HOSTILE);
         let error: &(dyn std::error::Error + 'static) = &error;
@@ -178,7 +200,7 @@ mod tests {
     #[test]
     fn control_characters_are_escaped_in_text() {
         let buffer = Buffer::default();
-        with_default(text(LogLevel::Info, false, buffer.output()), log_hostile_values);
+        with_default(log(LogLevel::Info, text(false, buffer.output())).0, log_hostile_values);
         let text = buffer.text();
         assert_is_one_clean_line(&text);
         assert_eq!(text.matches(r"a\nb\u{1b}[31mc\u{7}\u{7f}\u{9b}").count(), 6, "{text}");
@@ -187,7 +209,7 @@ mod tests {
     #[test]
     fn control_characters_are_escaped_in_json() {
         let buffer = Buffer::default();
-        with_default(json(LogLevel::Info, buffer.output()), log_hostile_values);
+        with_default(log(LogLevel::Info, json(buffer.output())).0, log_hostile_values);
         let text = buffer.text();
         assert_is_one_clean_line(&text);
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -200,12 +222,28 @@ mod tests {
     #[test]
     fn lines_below_the_level_are_left_out() {
         let buffer = Buffer::default();
-        with_default(text(LogLevel::Warn, false, buffer.output()), || {
+        with_default(log(LogLevel::Warn, text(false, buffer.output())).0, || {
             tracing::info!("quiet");
             tracing::warn!(jobs = 3, queue = "emails", "loud");
         });
         let text = buffer.text();
         assert!(!text.contains("quiet"), "{text}");
         assert!(text.ends_with(": loud jobs=3 queue=\"emails\"\n"), "{text}");
+    }
+
+    #[test]
+    fn the_level_can_be_changed_while_lines_are_written() {
+        let buffer = Buffer::default();
+        let (subscriber, level) = log(LogLevel::Warn, text(false, buffer.output()));
+        let tell = |name| tracing::debug!(name, "step");
+        with_default(subscriber, || {
+            tell("before");
+            level.set(LogLevel::Debug);
+            tell("between");
+            level.set(LogLevel::Error);
+            tell("after");
+        });
+        let text = buffer.text();
+        assert!(text.ends_with(": step name=\"between\"\n") && text.lines().count() == 1, "{text}");
     }
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use super::logs::{self, Level};
+use super::reload::Reloading;
 use super::settings::Settings;
-use super::{Failure, logs, signals};
+use super::{Failure, signals};
 use crate::config::{Config, ConfigError, LogFormat};
-use crate::daemon::{Daemon, DaemonError};
+use crate::daemon::{Daemon, DaemonError, Systemd};
 use crate::worker::exec::open_files;
 
 /// How long the end waits for threads that are still reading: they hold nothing that matters.
@@ -28,11 +30,18 @@ impl Serve {
     ///
     /// A wrong configuration, what kept the daemon from starting, or why it ended by itself.
     pub fn run(&self) -> Result<(), Failure> {
-        let config = self.prepare()?;
+        let (mut config, level) = self.prepare()?;
         let format = config.log.format;
+        let loaded = config.clone();
+        let systemd = Systemd::take(&mut config).map_err(|error| Failure::Usage(error.into()))?;
         open_files::raise();
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
-        let outcome = runtime.block_on(signals::serve_until_asked(|stop| serve(config, stop)));
+        let reloading = {
+            let _context = runtime.enter();
+            Reloading::prepare(&self.settings, loaded, level, systemd.notifier())?
+        };
+        let serving = |stop| serve(config, systemd, reloading, stop);
+        let outcome = runtime.block_on(signals::serve_until_asked(serving));
         runtime.shutdown_timeout(LAST_READS);
         // A program that reads the log must find nothing but objects in it.
         outcome.map_err(|failure| if format == LogFormat::Json { failure.log() } else { failure })
@@ -43,18 +52,23 @@ impl Serve {
     /// # Errors
     ///
     /// The file cannot be read, or a setting is wrong.
-    pub fn prepare(&self) -> Result<Config, ConfigError> {
+    pub fn prepare(&self) -> Result<(Config, Level), ConfigError> {
         let config = self.settings.load()?;
-        logs::start(config.log);
-        Ok(config)
+        let level = logs::start(config.log);
+        Ok((config, level))
     }
 }
 
-async fn serve(config: Config, stop: CancellationToken) -> Result<(), DaemonError> {
-    match Daemon::start(config, &stop).await? {
-        Some(daemon) => daemon.run(&stop).await,
-        None => Ok(()),
-    }
+async fn serve(
+    config: Config,
+    systemd: Systemd,
+    reloading: Reloading,
+    stop: CancellationToken,
+) -> Result<(), DaemonError> {
+    let Some(daemon) = Daemon::start(config, systemd, &stop).await? else { return Ok(()) };
+    // Once it serves, so that no reload tells of a readiness that is not there yet.
+    tokio::spawn(stop.clone().run_until_cancelled_owned(reloading.run()));
+    daemon.run(&stop).await
 }
 
 #[cfg(test)]

@@ -11,11 +11,12 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::deadline::{Begun, HEAD, HeadTimer, Timed, UNTAKEN};
+use super::deadline::{Begun, HEAD, HeadTimer, IDLE, Timed, UNTAKEN};
 use crate::metrics::{Metrics, Rejected};
 
 /// The most connections at once: each costs a few kilobytes and a file descriptor.
@@ -33,7 +34,11 @@ const MAX_BUFFER_BYTES: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long open requests may take to end once the listener is closed: a body may take 30 s.
-pub(super) const LINGER: Duration = Duration::from_secs(35);
+pub const LINGER: Duration = Duration::from_secs(35);
+
+/// How long a connection on which nothing has come may still send its first request once the
+/// listener is closed: whoever could connect is answered.
+const FIRST: Duration = Duration::from_secs(1);
 
 /// The answer to a connection too many.
 const REFUSAL: &str = concat!(
@@ -62,7 +67,7 @@ pub(super) async fn serve(
             Err(error) => {
                 metrics.rejected(Rejected::TooManyConnections);
                 warn!(event = "accept_failed", %error, "cannot accept connections; pausing");
-                stop.run_until_cancelled(tokio::time::sleep(ACCEPT_PAUSE)).await;
+                stop.run_until_cancelled(sleep(ACCEPT_PAUSE)).await;
                 continue;
             }
         };
@@ -81,7 +86,7 @@ pub(super) async fn serve(
     }
     drop(listener);
     open.close();
-    if tokio::time::timeout(LINGER, open.wait()).await.is_err() {
+    if timeout(LINGER, open.wait()).await.is_err() {
         (0..open.len()).for_each(|_| metrics.rejected(Rejected::Timeout));
         warn!(event = "connections_cut", open = open.len(), "cutting connections that do not end");
         cut.cancel();
@@ -103,7 +108,8 @@ fn refuse(stream: TcpStream) {
     }
 }
 
-/// Serves one connection to its end; at `stop` it ends after the request that is open.
+/// Serves one connection to its end; at `stop` it ends after the request that is open, or its first
+/// one if that comes soon.
 async fn connection(
     stream: TcpStream,
     router: Router,
@@ -117,6 +123,9 @@ async fn connection(
     if let Err(error) = set {
         debug!(event = "socket_option_failed", %error);
     }
+    if !sends_something(&stream, &stop).await {
+        return;
+    }
     let begun = Begun::default();
     let io = TokioIo::new(Timed::new(stream, begun.clone()));
     let mut connection = pin!(
@@ -128,6 +137,8 @@ async fn connection(
             .serve_connection(io, TowerToHyperService::new(router))
     );
     let ended = tokio::select! {
+        // First, since hyper closes at once what it has read nothing from.
+        biased;
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
@@ -142,6 +153,22 @@ async fn connection(
             metrics.rejected(Rejected::Timeout);
         }
         debug!(event = "connection_broken", %error);
+    }
+}
+
+/// Whether anything comes on a new connection, or its end, before it has taken too long.
+async fn sends_something(stream: &TcpStream, stop: &CancellationToken) -> bool {
+    let too_late = async {
+        let is_stopped = timeout(IDLE, stop.cancelled()).await.is_ok();
+        if is_stopped {
+            sleep(FIRST).await;
+        }
+    };
+    let mut first = [0];
+    tokio::select! {
+        biased;
+        bytes = stream.peek(&mut first) => bytes.is_ok(),
+        () = too_late => false,
     }
 }
 

@@ -91,6 +91,7 @@ pub(super) enum Operation {
     Sweep(Call<Sweep, Swept>),
     Recount(Call<(), Recounted>),
     Backup(Call<BackupStep, Mark>),
+    Ping(Call<(), ()>),
     StopWaiting(Call<(), ()>),
     Close(Call<(), ()>),
     /// Stands in a batch where a claim was that waits now.
@@ -141,7 +142,9 @@ impl Operation {
             Self::Sweep(call) => call.apply(|sweep| engine.sweep(sweep)),
             Self::Recount(call) => call.apply(|()| engine.recount()),
             Self::Backup(call) => call.apply(|step| engine.backup_step(*step)),
-            Self::StopWaiting(call) | Self::Close(call) => call.apply(|()| Ok(())),
+            Self::Ping(call) | Self::StopWaiting(call) | Self::Close(call) => {
+                call.apply(|()| Ok(()))
+            }
             Self::Parked => Ok(()),
         }
     }
@@ -161,7 +164,7 @@ impl Operation {
             Self::Sweep(call) => call.refuse(error),
             Self::Recount(call) => call.refuse(error),
             Self::Backup(call) => call.refuse(error),
-            Self::StopWaiting(call) | Self::Close(call) => call.refuse(error),
+            Self::Ping(call) | Self::StopWaiting(call) | Self::Close(call) => call.refuse(error),
             Self::Parked => {}
         }
     }
@@ -193,7 +196,7 @@ impl Operation {
             Self::Sweep(call) => drop(call.deliver()),
             Self::Recount(call) => drop(call.deliver()),
             Self::Backup(call) => drop(call.deliver()),
-            Self::StopWaiting(call) | Self::Close(call) => drop(call.deliver()),
+            Self::Ping(call) | Self::StopWaiting(call) | Self::Close(call) => drop(call.deliver()),
             Self::Parked => {}
         }
     }

@@ -1,4 +1,4 @@
-//! The commands that README and `deploy/tallyd.toml` tell a reader to type do what they say.
+//! The commands that README and `deploy/systemd/tallyd.toml` tell a reader to type do what they say.
 
 use std::path::Path;
 use std::process::Command;
@@ -28,7 +28,7 @@ struct Reader {
 
 impl Reader {
     fn new() -> Self {
-        let daemon = Daemon::start(&text_of("deploy/tallyd.toml"));
+        let daemon = Daemon::start(&text_of("deploy/systemd/tallyd.toml"));
         Self { daemon, id: String::new(), lease: String::new() }
     }
 
@@ -64,7 +64,7 @@ impl Reader {
 
 #[tokio::test]
 async fn the_lines_below_the_shipped_configuration_create_jobs_that_run() {
-    let configuration = text_of("deploy/tallyd.toml");
+    let configuration = text_of("deploy/systemd/tallyd.toml");
     let lines: Vec<_> = configuration
         .lines()
         .filter_map(|line| line.strip_prefix("# "))

@@ -170,7 +170,7 @@ fn the_file_can_be_named_in_the_environment() {
 #[test]
 fn the_shipped_configuration_is_right() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let output = tallyd(&root, &["check", "--config", "deploy/tallyd.toml"], &[]);
+    let output = tallyd(&root, &["check", "--config", "deploy/systemd/tallyd.toml"], &[]);
     let queues = effective(&output, "queues");
     for queue in ["checksums", "emails", "default"] {
         assert!(queues.contains(queue), "{queues}");

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -32,6 +33,10 @@ pub struct Daemon {
     pub client: Client,
     /// Words put before the command line, like `strace …`.
     wrapper: Vec<String>,
+    /// What the environment has besides that of the test.
+    variables: Vec<(String, String)>,
+    /// What it finds as its standard input; nothing if none.
+    input: Option<OwnedFd>,
     running: Option<Running>,
 }
 
@@ -65,7 +70,9 @@ impl Daemon {
     /// The same below another directory.
     pub fn prepare_in(place: &Path, config: &str) -> Self {
         let directory = tempfile::tempdir_in(place).expect("a temporary directory");
-        let daemon = Self { directory, client: client(), wrapper: Vec::new(), running: None };
+        let (wrapper, variables) = (Vec::new(), Vec::new());
+        let daemon =
+            Self { directory, client: client(), wrapper, variables, input: None, running: None };
         daemon.configure(config);
         daemon
     }
@@ -78,6 +85,16 @@ impl Daemon {
     /// Puts words before the command line from the next start on.
     pub fn wrap(&mut self, wrapper: &[&str]) {
         self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// Sets a variable from the next start on.
+    pub fn set(&mut self, variable: &str, value: &str) {
+        self.variables.push((variable.to_owned(), value.to_owned()));
+    }
+
+    /// Gives it a descriptor as its standard input from the next start on.
+    pub fn hand_over(&mut self, descriptor: OwnedFd) {
+        self.input = Some(descriptor);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -96,7 +113,11 @@ impl Daemon {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(["serve", "--config", "tallyd.toml", "--data", "tallyd.db"]);
         command.args(["--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"]);
-        command.current_dir(self.directory.path()).stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        let input = self.input.as_ref().map(|input| input.try_clone().expect("it can be shared"));
+        command
+            .current_dir(self.directory.path())
+            .stdin(input.map_or_else(Stdio::null, Stdio::from));
         command
     }
 
@@ -176,7 +197,9 @@ impl Daemon {
     /// The process to send signals to; a wrapper's child is found below it.
     pub fn pid(&self) -> Pid {
         let child = self.running.as_ref().expect("the daemon runs").child.id();
-        let pid = if self.wrapper.is_empty() { Some(child) } else { only_child_of(child) };
+        let is_tallyd = std::fs::read_link(format!("/proc/{child}/exe"))
+            .is_ok_and(|program| program == Path::new(env!("CARGO_BIN_EXE_tallyd")));
+        let pid = if is_tallyd { Some(child) } else { only_child_of(child) };
         let pid = pid.expect("the wrapper has a child").cast_signed();
         Pid::from_raw(pid).expect("a process id is not 0")
     }

@@ -55,6 +55,7 @@ mod start;
 mod steps;
 mod store;
 mod strace;
+mod systemd;
 mod tampered;
 mod tidy;
 mod tools;

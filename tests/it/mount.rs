@@ -17,6 +17,10 @@ impl Mount {
         self.run("mount", &["-o", &format!("remount,size={size}")]);
     }
 
+    pub fn set_writable(&self, writable: bool) {
+        self.run("mount", &["-o", if writable { "remount,rw" } else { "remount,ro" }]);
+    }
+
     fn run(&self, program: &str, arguments: &[&str]) {
         let root = rustix::process::geteuid().is_root();
         let mut command = Command::new(if root { program } else { "sudo" });

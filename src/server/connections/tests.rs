@@ -186,3 +186,19 @@ async fn a_stop_finishes_the_open_request_and_closes_idle_connections() {
     server.end().await;
     assert!(TcpStream::connect(server.address).await.is_err());
 }
+
+#[tokio::test]
+async fn who_has_connected_before_a_stop_is_answered() {
+    let mut server = Server::start().await;
+    let get = b"GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut early = TcpStream::connect(server.address).await.expect("it connects");
+    let mut silent = TcpStream::connect(server.address).await.expect("it connects");
+    let mut later = server.send(get).await;
+    until(&mut later, "healthy\n").await; // so the ones before it are accepted too
+    server.stop.cancel();
+    assert_eq!(early.try_write(get).expect("it is taken"), get.len());
+    let answer = rest(&mut early).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(rest(&mut silent).await, "", "not for ever");
+    server.end().await;
+}

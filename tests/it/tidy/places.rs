@@ -13,10 +13,12 @@ const NAMES: &[(&[&str], &[&str], &str)] = &[
     ),
     (&["rusqlite", "libsqlite3_sys"], &["src/store/"], "an engine of the store"),
     (&["SystemTime", "UNIX_EPOCH"], &["src/clock.rs"], "the clock"),
+    (&["sd_notify"], &["src/daemon/systemd.rs", "src/daemon/systemd/"], "the daemon's systemd"),
 ];
 
 /// The only files that may allow unsafe code, and must. Each says beside it why it is sound.
-const UNSAFE_FILES: &[&str] = &["src/worker/exec/before_exec.rs"];
+const UNSAFE_FILES: &[&str] =
+    &["src/daemon/systemd/descriptors.rs", "src/worker/exec/before_exec.rs"];
 
 /// The only files of the program that may sleep, and do, each with its reason.
 const SLEEPING_FILES: &[(&str, &str)] = &[
@@ -28,6 +30,7 @@ const SLEEPING_FILES: &[(&str, &str)] = &[
         "the time after which a second signal ends the process whatever happens",
     ),
     ("src/client/repeat.rs", "a pause before a request is sent again"),
+    ("src/daemon/pulse.rs", "the time between two signs of life"),
     (
         "src/server/connections.rs",
         "a pause when descriptors have run out: nothing says when one is free",

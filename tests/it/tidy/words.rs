@@ -23,11 +23,12 @@ const PLACED: &[(&[&str], &[&str], &str)] = &[(
         "src/server.rs",
         "src/server/",
         "src/cli/bench/connection.rs",
+        "src/daemon/systemd/notifier.rs",
         "src/worker/exec.rs",
         "src/worker/exec/",
         "src/worker/http.rs",
     ],
-    "state or outcome (a status is HTTP's, or that of a process)",
+    "state or outcome (a status is HTTP's, systemd's, or that of a process)",
 )];
 
 /// Names of others, which cannot be changed.

@@ -1,0 +1,77 @@
+//! SIGHUP: reads the configuration again, applies what can be applied while serving, and tells what
+//! waits for a restart. A configuration that is wrong changes nothing.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tracing::{error, info, warn};
+
+use super::Failure;
+use super::logs::Level;
+use super::settings::Settings;
+use crate::config::Config;
+use crate::daemon::Notifier;
+
+/// What is read again, and what it is compared with.
+pub(super) struct Reloading {
+    hangups: Signal,
+    settings: Arc<Settings>,
+    /// What is in effect.
+    config: Config,
+    level: Level,
+    notifier: Notifier,
+}
+
+impl Reloading {
+    /// Listens from now on; a signal is acted on only in [`Reloading::run`].
+    pub(super) fn prepare(
+        settings: &Settings,
+        config: Config,
+        level: Level,
+        notifier: Notifier,
+    ) -> Result<Self, Failure> {
+        let hangups = signal(SignalKind::hangup());
+        let hangups = hangups.map_err(|error| Failure::Other(error.into()))?;
+        Ok(Self { hangups, settings: Arc::new(settings.clone()), config, level, notifier })
+    }
+
+    /// Reloads at each SIGHUP, for ever.
+    pub(super) async fn run(mut self) {
+        while self.hangups.recv().await.is_some() {
+            self.notifier.reloading().await;
+            self.reload().await;
+            self.notifier.reloaded().await;
+        }
+    }
+
+    async fn reload(&mut self) {
+        let settings = self.settings.clone();
+        let found = match spawn_blocking(move || settings.load()).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                // Each mistake is a line of its own, and has its place in it.
+                for mistake in Failure::from(error).to_string().lines() {
+                    error!(event = "reload_failed", error = mistake, "nothing has changed");
+                }
+                return;
+            }
+            Err(error) => {
+                error!(event = "reload_failed", %error, "nothing has changed");
+                return;
+            }
+        };
+        let (was, is) = (self.config.log.level, found.log.level);
+        self.config.log.level = is;
+        // The line that tells of it is written if it would be under either.
+        self.level.set(if is as u8 > was as u8 { is } else { was });
+        let (log_level, differing) = (is.name(), self.config.differing_keys(&found));
+        if differing.is_empty() {
+            info!(event = "reloaded", log_level, "the configuration is in effect");
+        } else {
+            let keys = differing.join(", ");
+            warn!(event = "reloaded", log_level, keys, "these keys need a restart");
+        }
+        self.level.set(is);
+    }
+}
