@@ -176,10 +176,3 @@ fn the_shipped_configuration_is_right() {
         assert!(queues.contains(queue), "{queues}");
     }
 }
-
-#[test]
-fn the_version_is_told() {
-    let output = tallyd(Path::new("."), &["--version"], &[]);
-    assert_eq!(stdout(&output), format!("tallyd {}\n", env!("CARGO_PKG_VERSION")));
-    assert_eq!(output.status.code(), Some(0));
-}
