@@ -13,6 +13,7 @@ mod client;
 mod command_line;
 mod commands;
 mod config;
+mod container;
 mod crash;
 mod create_file;
 mod dashboard;

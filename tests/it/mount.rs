@@ -13,6 +13,13 @@ impl Mount {
         mount
     }
 
+    /// The machine's processes, as programs look for them in `/proc`.
+    pub fn processes(directory: &Path) -> Self {
+        let mount = Self(directory.to_owned());
+        mount.run("mount", &["-t", "proc", "proc"]);
+        mount
+    }
+
     pub fn resize(&self, size: &str) {
         self.run("mount", &["-o", &format!("remount,size={size}")]);
     }
@@ -22,15 +29,20 @@ impl Mount {
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
-        let root = rustix::process::geteuid().is_root();
-        let mut command = Command::new(if root { program } else { "sudo" });
-        if !root {
-            command.args(["-n", program]);
-        }
-        let output = command.args(arguments).arg(&self.0).output().expect("it starts");
+        let output = as_root(program).args(arguments).arg(&self.0).output().expect("it starts");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "this test must be able to {program}, as root: {error}");
     }
+}
+
+/// A program that root must run.
+pub fn as_root(program: &str) -> Command {
+    let root = rustix::process::geteuid().is_root();
+    let mut command = Command::new(if root { program } else { "sudo" });
+    if !root {
+        command.args(["-n", program]);
+    }
+    command
 }
 
 impl Drop for Mount {
