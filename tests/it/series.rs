@@ -1,6 +1,8 @@
 //! The series of a daemon: all there at 0 before anything happens, gone with their queue, and
 //! watched by a recount.
 
+mod limit;
+
 use std::collections::BTreeSet;
 
 use reqwest::Method;
