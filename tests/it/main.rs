@@ -50,6 +50,7 @@ mod rules;
 mod running;
 mod sample_workers;
 mod scrape;
+mod series;
 mod serve;
 mod stalls;
 mod start;
