@@ -1,13 +1,16 @@
 //! Scrapes under load and across ends: every one is exact, and no counter of the ledger goes back.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+mod load;
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use reqwest::header::ACCEPT;
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
+use self::load::Load;
 use crate::fixture::{Daemon, Scrape, scaled};
 use crate::oracle::Scrapes;
 
@@ -21,8 +24,14 @@ concurrency = 2
 exec = { command = ["/bin/sh", "-c", "read -r payload; test \"$payload\" = 1"] }
 "#;
 
-/// How many scrapers run at once.
-const SCRAPERS: u32 = 4;
+const TEXT: &str = "text/plain;version=0.0.4";
+const OPEN_METRICS: &str = "application/openmetrics-text;version=1.0.0";
+
+/// What the scrapers ask for that run at once.
+const SCRAPERS: [&str; 4] = [TEXT, OPEN_METRICS, TEXT, OPEN_METRICS];
+
+/// How many jobs a round creates, all or none.
+const BATCH: f64 = 10.0;
 
 async fn post(client: &Client, url: &str, path: &str, body: &Value) -> Value {
     let response = client.post(format!("{url}{path}")).json(body).send().await.unwrap();
@@ -35,7 +44,7 @@ async fn post(client: &Client, url: &str, path: &str, body: &Value) -> Value {
 async fn round(client: &Client, url: &str, number: u32) {
     let kind = format!("k{}", number % 20);
     let job = |queue: &str, payload: u32| json!({"queue": queue, "kind": kind, "payload": payload});
-    let mut jobs = vec![job("outside", 0); 8];
+    let mut jobs = vec![job("outside", 0); BATCH as usize - 2];
     jobs.push(job("work", number % 2));
     jobs.push(json!({"queue": "outside", "kind": kind, "delay": "10ms"}));
     let created = post(client, url, "/v1/jobs/batch", &jobs.into()).await;
@@ -48,47 +57,98 @@ async fn round(client: &Client, url: &str, number: u32) {
     post(client, url, "/v1/leases/finish", &ends.into()).await;
     let cancel = format!("{url}/v1/jobs/{}/cancel", created["ids"][9].as_str().unwrap());
     let status = client.post(cancel).send().await.unwrap().status();
-    assert!(status == StatusCode::OK || status == StatusCode::CONFLICT, "{status}");
+    assert!([200, 404, 409].contains(&status.as_u16()), "{status}");
 }
 
-/// Rounds until `stop`.
-async fn load(url: String, next: Arc<AtomicU32>, stop: CancellationToken) {
-    let client = crate::fixture::client();
-    while !stop.is_cancelled() {
-        round(&client, &url, next.fetch_add(1, Ordering::Relaxed)).await;
-    }
-}
-
-async fn scrape_often(url: String, times: u32) -> Scrapes {
+/// Scrapes one after the other in one format, and judges each.
+async fn scrape_often(url: String, format: &'static str, times: u32) -> (&'static str, Scrapes) {
     let client = crate::fixture::client();
     let mut scrapes = Scrapes::default();
     for _ in 0..times {
-        let response = client.get(format!("{url}/metrics")).send().await.unwrap();
-        scrapes.see(Scrape::parse(&response.text().await.unwrap()));
+        let request = client.get(format!("{url}/metrics")).header(ACCEPT, format);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let text = response.text().await.unwrap();
+        assert_eq!(text.ends_with("\n# EOF\n"), format == OPEN_METRICS, "{text}");
+        let scrape = Scrape::parse_ledger(&text);
+        scrapes.wrong.extend(torn_batch(&scrape));
+        scrapes.see(scrape);
     }
-    scrapes
+    (format, scrapes)
+}
+
+/// Jobs come by [`BATCH`], across pairs: a rest is a part of a batch.
+fn torn_batch(scrape: &Scrape) -> Option<String> {
+    let created = sum(scrape, "tallyd_jobs_created_total{", "");
+    (created % BATCH != 0.0).then(|| format!("half a batch: {created} created"))
+}
+
+/// The sum of the samples that begin and end so.
+fn sum(scrape: &Scrape, start: &str, end: &str) -> f64 {
+    let samples = scrape.starting(start).filter(|(name, _)| name.ends_with(end));
+    samples.map(|(_, value)| value).sum()
+}
+
+/// The kinds of events that are counted and never happened.
+fn never_happened(scrape: &Scrape) -> Vec<String> {
+    let results = ["completed", "failed", "lease_expired", "released"];
+    let results = results.map(|result| ("attempts_ended", format!("result=\"{result}\"}}")));
+    let swept = ["expired", "promoted", "pruned"];
+    let swept = swept.map(|action| ("sweeper_jobs", format!("action=\"{action}\"}}")));
+    let jobs = ["created", "completed", "cancelled", "discarded", "retried", "died", "requeued"];
+    let named = jobs.map(|event| format!("jobs_{event}"));
+    let plain = ["attempts_started", "leases_lost"].map(str::to_owned).into_iter().chain(named);
+    let mut never: Vec<String> =
+        plain.filter(|name| sum(scrape, &format!("tallyd_{name}_total{{"), "") == 0.0).collect();
+    for (name, label) in results.into_iter().chain(swept) {
+        if sum(scrape, &format!("tallyd_{name}_total{{"), &label) == 0.0 {
+            never.push(format!("{name} {label}"));
+        }
+    }
+    never
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_scrape_is_exact_while_four_scrape_at_full_speed() {
-    let daemon = Daemon::start(CONFIG);
-    let (stop, rounds) = (CancellationToken::new(), Arc::new(AtomicU32::new(0)));
+    let daemon = Daemon::start(&CONFIG.replace("[defaults]", "[defaults]\nmax_completed = 20"));
+    let load = Arc::new(Load::default());
     let mut loads = JoinSet::new();
     for _ in 0..3 {
-        loads.spawn(load(daemon.url(""), rounds.clone(), stop.clone()));
+        let (load, url) = (load.clone(), daemon.url(""));
+        loads.spawn(async move { load.run(&url).await });
     }
     let mut scrapers = JoinSet::new();
-    for _ in 0..SCRAPERS {
-        scrapers.spawn(scrape_often(daemon.url(""), scaled(2_000).div_ceil(SCRAPERS)));
+    let times = scaled(20_000).div_ceil(SCRAPERS.len() as u32);
+    for format in SCRAPERS {
+        scrapers.spawn(scrape_often(daemon.url(""), format, times));
     }
     let scrapes = scrapers.join_all().await;
-    stop.cancel();
+    load.stop.cancel();
     loads.join_all().await;
-    let rounds = rounds.load(Ordering::Relaxed);
-    assert!(rounds > scaled(20), "there was no load to speak of: {rounds} rounds");
-    for Scrapes { seen, wrong, .. } in scrapes {
-        assert_eq!(wrong, Vec::<String>::new(), "of {seen} scrapes, in {rounds} rounds");
+    let rounds = load.rounds.load(Ordering::Relaxed);
+    assert!(rounds > scaled(200), "there was no load to speak of: {rounds} rounds");
+    for format in [TEXT, OPEN_METRICS] {
+        let of = scrapes.iter().filter(|(of, _)| *of == format);
+        let seen: u64 = of.map(|(_, scrapes)| scrapes.seen).sum();
+        assert_eq!(seen, u64::from(2 * times), "{format}");
     }
+    for (format, Scrapes { seen, wrong, .. }) in scrapes {
+        assert_eq!(wrong, Vec::<String>::new(), "of {seen} {format}, in {rounds} rounds");
+    }
+    assert_eq!(load.missing(), [""; 0], "in {rounds} rounds");
+    assert_eq!(never_happened(&daemon.scrape().await), [""; 0], "in {rounds} rounds");
+}
+
+#[tokio::test]
+async fn a_torn_batch_and_missing_events_are_found() {
+    let daemon = Daemon::start("");
+    let scrape = daemon.scrape().await;
+    assert_eq!(torn_batch(&scrape), None);
+    assert_eq!(never_happened(&scrape).len(), 16, "nothing has happened");
+    daemon.post("/v1/jobs", json!({"kind": "k"})).await;
+    let scrape = daemon.scrape().await;
+    assert_eq!(torn_batch(&scrape), Some("half a batch: 1 created".into()));
+    assert!(!never_happened(&scrape).contains(&"jobs_created".to_owned()));
 }
 
 /// Waits until nothing is to be done any more.

@@ -351,3 +351,17 @@ fn counters_that_go_back_and_broken_identities_are_found() {
     scrapes.see(Scrape::parse(&text));
     assert_eq!(scrapes.wrong, ["a recount differs by -2"]);
 }
+
+#[test]
+fn both_formats_are_read_as_the_same() {
+    let text = "# TYPE h histogram\nh_bucket{le=\"1\"} 2\nh_bucket{le=\"+Inf\"} 3\na_total 4\n";
+    let open_metrics = "# TYPE h histogram\nh_bucket{le=\"1.0\"} 2 # {job_id=\"x\"} 0.5 7.5\n\
+                        h_bucket{le=\"+Inf\"} 3\na_total 4\n# EOF\n";
+    let [text, open_metrics] = [text, open_metrics].map(Scrape::parse);
+    for (sample, value) in [("h_bucket{le=\"1\"}", 2.0), ("h_bucket{le=\"+Inf\"}", 3.0)] {
+        assert_eq!([text.value(sample), open_metrics.value(sample)], [value; 2]);
+    }
+    assert_eq!(text.starting("").count(), open_metrics.starting("").count());
+    let (whole, ledger) = (scrape(3, 2), Scrape::parse_ledger(&scrape(3, 2).text));
+    assert_eq!(ledger, whole, "the check needs no more");
+}
