@@ -325,7 +325,7 @@ impl Scrape {
         Self::parse_those(text, |_| true)
     }
 
-    /// The same, but only what the ledger says; a debug build needs a tenth of the time for it.
+    /// The same, but only what the ledger says: for tests that read thousands.
     pub fn parse_ledger(text: &str) -> Self {
         let others = ["tallyd_jobs{", "tallyd_tally_mismatch"];
         Self::parse_those(text, |line| {

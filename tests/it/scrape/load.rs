@@ -83,7 +83,7 @@ impl Load {
         let operated = self.operated.lock().unwrap();
         OPERATED
             .into_iter()
-            .filter(|action| !operated.get(action).is_some_and(|n| *n > 0))
+            .filter(|action| operated.get(action).is_none_or(|jobs| *jobs == 0))
             .collect()
     }
 }
