@@ -8,6 +8,7 @@ mod catalogue;
 mod cut;
 #[cfg(test)]
 mod interleavings;
+mod process;
 mod projection;
 mod snapshot;
 mod sync {
@@ -24,7 +25,6 @@ pub use text::Format;
 use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
-use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -32,6 +32,7 @@ use prometheus::{
 };
 
 use self::cut::Published;
+use self::process::Process;
 use self::projection::Projection;
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -172,9 +173,7 @@ impl Metrics {
         let projected =
             Projected { projection: projection.clone(), descriptions: projection::descriptions() };
         all.registry.register(Box::new(projected)).expect("each name is registered once");
-        let process = || ProcessCollector::for_self();
-        all.registry.register(Box::new(process())).expect("each name is registered once");
-        all.rest.push(Box::new(process()));
+        all.add(Ok(Process::new()));
         Self {
             rejected: Rejected::ALL
                 .iter()
@@ -201,12 +200,16 @@ impl Metrics {
 
     /// Begins the counts with what the ledger holds.
     pub fn restore(&self, ledger: &TallyDelta) {
-        self.projection.publish(|all| all.apply(ledger));
+        self.apply(ledger);
+    }
+
+    fn apply(&self, batch: &TallyDelta) {
+        self.projection.publish(|all| all.apply(batch));
     }
 
     /// Adds what a committed batch changed. Called once per commit, by the writer only.
     pub fn publish(&self, batch: &TallyDelta, operations: usize, seconds: f64) {
-        self.restore(batch);
+        self.apply(batch);
         self.commit_duration.observe(seconds);
         self.commit_operations.observe(operations as f64);
     }

@@ -64,7 +64,7 @@ pub struct Api {
     writes: TaskTracker,
     write_places: Arc<Semaphore>,
     rooms: Rooms,
-    scrapes: Scrapes,
+    scrapes: Arc<Scrapes>,
 }
 
 /// What the router hands to each handler.

@@ -10,18 +10,21 @@ mod sync {
 
 use loom::sync::Arc;
 use loom::thread;
+use uuid::Uuid;
 
 use self::cut::Published;
 use super::projection::Projection;
+use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::job::{self, Event, Facts, Outcome, State};
-use crate::tally::{Count, Counts, RowId, TallyDelta};
+use crate::tally::{Count, Counts, Observation, QueueDelta, RowId, TallyDelta, Totals};
 
 const ROWS: [RowId; 2] = [RowId(1), RowId(2)];
 
-/// What three commits change: a job of each row is created, claimed, completed.
+/// What three commits change: a job of each row is created, claimed, completed. Each is seen in the
+/// rows, in the histograms of their queue, and in the totals.
 fn batches() -> Vec<TallyDelta> {
-    let now = crate::clock::Timestamp(0);
+    let now = Timestamp(0);
     let mut state = State::Ready;
     let mut created = Counts::default();
     created.record_created(state);
@@ -34,26 +37,44 @@ fn batches() -> Vec<TallyDelta> {
         counts.record(&change);
         changes.push(counts);
     }
-    let in_each_row = |counts: Counts| TallyDelta {
-        rows: ROWS.map(|row| (row, counts)).into(),
-        ..TallyDelta::default()
+    let observed = Observation { seconds: 1.0, at: now, job: Uuid::nil(), trace: None };
+    let batch = |counts: Counts| {
+        let each = |count| ROWS.into_iter().filter(move |_| counts[count] > 0);
+        let queue = QueueDelta {
+            has_series: true,
+            waits: each(Count::Started).map(|_| observed).collect(),
+            durations: each(Count::EndedCompleted).map(|row| (row, observed)).collect(),
+            ..QueueDelta::default()
+        };
+        TallyDelta {
+            rows: ROWS.map(|row| (row, counts)).into(),
+            queues: vec![("q".into(), queue)],
+            totals: Totals { promoted: 1, ..Totals::default() },
+            ..TallyDelta::default()
+        }
     };
-    let mut batches: Vec<_> = changes.into_iter().map(in_each_row).collect();
+    let mut batches: Vec<_> = changes.into_iter().map(batch).collect();
     batches[0].new_rows = ROWS.map(|row| (row, "q".into(), format!("k{}", row.0).into())).into();
     batches
 }
 
-/// What one cut says of its rows; it must be what some number of whole batches have left.
-fn look(published: &Published<Projection>) -> i64 {
-    let (rows, _, _) = published.cut(Projection::cut);
+/// How many batches one cut has seen; each of them must be seen in all its parts.
+fn look(published: &Published<Projection>) -> u64 {
+    let (rows, queues, totals) = published.cut(Projection::cut);
     let [first, second] = match &rows[..] {
-        [] => return 0,
+        [] => return totals.promoted,
         [first, second] => [first.counts, second.counts],
         half => panic!("half a batch: {half:?}"),
     };
     assert_eq!(first, second, "half a batch");
     first.check().expect("a whole batch");
-    [Count::Created, Count::Started, Count::Completed].map(|count| first[count]).iter().sum()
+    let of_both = |count| (first[count] + second[count]).unsigned_abs();
+    let queue = &queues[0];
+    let timed = (queue.wait.count, queue.duration.count);
+    assert_eq!(timed, (of_both(Count::Started), of_both(Count::EndedCompleted)), "half a batch");
+    let seen = [Count::Created, Count::Started, Count::Completed].map(|count| first[count]);
+    assert_eq!(seen.iter().sum::<i64>().unsigned_abs(), totals.promoted, "half a batch");
+    totals.promoted
 }
 
 /// One commits three times, one scrapes twice, one once: in every order.
@@ -82,13 +103,23 @@ fn no_interleaving_shows_half_a_batch() {
     in_every_order(|published, batch| published.publish(|all| all.apply(batch)));
 }
 
-/// The control: a commit that publishes its rows one by one is found out.
+/// The control: a commit that publishes its rows, or its rows and the rest, one by one is found out.
 #[test]
 #[should_panic(expected = "half a batch")]
-fn a_batch_that_is_published_in_two_steps_is_seen() {
+fn a_batch_whose_rows_are_published_in_two_steps_is_seen() {
     in_every_order(|published, batch| {
         let first = TallyDelta { rows: vec![batch.rows[0]], ..batch.clone() };
         let second = TallyDelta { rows: vec![batch.rows[1]], ..TallyDelta::default() };
+        [first, second].iter().for_each(|half| published.publish(|all| all.apply(half)));
+    });
+}
+
+#[test]
+#[should_panic(expected = "half a batch")]
+fn a_batch_whose_histograms_are_published_after_its_rows_is_seen() {
+    in_every_order(|published, batch| {
+        let first = TallyDelta { queues: Vec::new(), ..batch.clone() };
+        let second = TallyDelta { queues: batch.queues.clone(), ..TallyDelta::default() };
         [first, second].iter().for_each(|half| published.publish(|all| all.apply(half)));
     });
 }

@@ -149,6 +149,29 @@ fn a_forgotten_queue_takes_its_series_along() {
 }
 
 #[test]
+fn the_registry_was_told_of_every_family_of_the_projection() {
+    let metrics = published(&[("a", "k")]);
+    let collected = metrics.projection.cut(Projection::collect);
+    let collected: Vec<_> = collected.iter().map(|family| family.name().to_owned()).collect();
+    let mut described: Vec<_> =
+        projection::descriptions().iter().map(|described| described.fq_name.clone()).collect();
+    described.sort();
+    assert_eq!(collected, described);
+}
+
+#[test]
+fn processor_time_is_told_in_parts_of_seconds() {
+    let metrics = published(&[("a", "k")]);
+    let seconds = || {
+        let text = metrics.snapshot().to_text();
+        let value = text.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total "));
+        value.expect("it is exported").parse::<f64>().expect("a number")
+    };
+    let before = seconds();
+    assert!(before > 0.0 && before < seconds(), "writing it took some");
+}
+
+#[test]
 fn everything_written_is_in_the_catalogue() {
     let text = published(&[("a", "k")]).snapshot().to_text();
     let typed: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();

@@ -4,11 +4,14 @@ use std::fmt::{Display, Write};
 
 use super::catalogue::{self, CATALOGUE, Metric, Type};
 use super::projection::metric_of;
-use super::snapshot::{HistogramCut, QueueCut, RestValue, Snapshot};
+use super::snapshot::{HistogramCut, QueueCut, RestValue, RowCut, Snapshot};
 use crate::tally::{Count, Observation};
 
-/// About what a sample takes, to ask for memory once.
-const SAMPLE_BYTES: usize = 96;
+/// About what a sample takes beside the values of its labels.
+const SAMPLE_BYTES: usize = 64;
+
+/// About what an exemplar takes.
+const EXEMPLAR_BYTES: usize = 128;
 
 /// How a snapshot is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,32 +28,46 @@ pub(super) fn encode(
     format: Format,
     is_wanted: impl Fn(&Metric) -> bool,
 ) -> String {
-    let series = snapshot.rows.len() * 20 + snapshot.queues.len() * 44 + 200;
-    let mut text = Text { text: String::with_capacity(series * SAMPLE_BYTES), format };
+    let mut writer = Writer { out: String::with_capacity(about_bytes(snapshot, format)), format };
     for metric in CATALOGUE.iter().filter(|metric| is_wanted(metric)) {
-        let before = text.text.len();
-        text.header(metric);
-        let with_header = text.text.len();
-        text.family(metric, snapshot);
-        if text.text.len() == with_header {
-            text.text.truncate(before);
+        let before = writer.out.len();
+        writer.header(metric);
+        let with_header = writer.out.len();
+        writer.family(metric, snapshot);
+        if writer.out.len() == with_header {
+            writer.out.truncate(before);
         }
     }
     if format == Format::OpenMetrics {
-        text.text.push_str("# EOF\n");
+        writer.out.push_str("# EOF\n");
     }
-    text.text
+    writer.out.shrink_to_fit(); // it is held until the slowest reader has taken it
+    writer.out
+}
+
+/// About what all of it takes, to ask for memory once.
+fn about_bytes(snapshot: &Snapshot, format: Format) -> usize {
+    let of_row = |row: &RowCut| 20 * (SAMPLE_BYTES + row.queue.len() + row.kind.len());
+    let of_queue = |queue: &QueueCut| {
+        let shown =
+            [&queue.wait, &queue.duration].map(|cut| cut.exemplars.iter().flatten().count());
+        let shown = if format == Format::OpenMetrics { shown.iter().sum() } else { 0 };
+        44 * (SAMPLE_BYTES + queue.queue.len()) + shown * EXEMPLAR_BYTES
+    };
+    let rows = snapshot.rows.iter().map(of_row).sum::<usize>();
+    let queues = snapshot.queues.iter().map(of_queue).sum::<usize>();
+    rows + queues + 400 * SAMPLE_BYTES
 }
 
 /// Writing to memory cannot fail.
 const FITS: &str = "writing to memory does not fail";
 
-struct Text {
-    text: String,
+struct Writer {
+    out: String,
     format: Format,
 }
 
-impl Text {
+impl Writer {
     /// In OpenMetrics a counter's family is called without the `_total` of its samples.
     fn header(&mut self, metric: &Metric) {
         let name = match (self.format, metric.kind) {
@@ -59,7 +76,7 @@ impl Text {
             }
             _ => metric.name,
         };
-        write!(self.text, "# HELP {name} ").expect(FITS);
+        write!(self.out, "# HELP {name} ").expect(FITS);
         self.escaped(metric.help, self.format == Format::OpenMetrics);
         self.line(format_args!("\n# TYPE {name} {}", metric.kind.name()));
     }
@@ -148,9 +165,9 @@ impl Text {
         let infinite = [(f64::INFINITY, cut.count)];
         for (index, (bound, count)) in cut.buckets.iter().chain(&infinite).enumerate() {
             self.labelled(&bucket, labels.clone(), Some(*bound));
-            write!(self.text, " {count}").expect(FITS);
+            write!(self.out, " {count}").expect(FITS);
             self.exemplar(cut.exemplars.get(index).and_then(Option::as_ref));
-            self.text.push('\n');
+            self.out.push('\n');
         }
         self.sample(&format!("{name}_sum"), labels.clone(), cut.sum);
         self.sample(&format!("{name}_count"), labels, cut.count);
@@ -162,11 +179,11 @@ impl Text {
         if self.format == Format::Text {
             return;
         }
-        write!(self.text, " # {{job_id=\"{job}\"").expect(FITS);
+        write!(self.out, " # {{job_id=\"{job}\"").expect(FITS);
         if let Some(trace) = trace {
-            write!(self.text, ",trace_id=\"{trace:032x}\"").expect(FITS);
+            write!(self.out, ",trace_id=\"{trace:032x}\"").expect(FITS);
         }
-        write!(self.text, "}} {seconds} {}", at.seconds()).expect(FITS);
+        write!(self.out, "}} {seconds} {}", at.seconds()).expect(FITS);
     }
 
     fn sample<'l>(
@@ -186,31 +203,31 @@ impl Text {
         labels: impl Iterator<Item = (&'l str, &'l str)>,
         bound: Option<f64>,
     ) {
-        self.text.push_str(name);
+        self.out.push_str(name);
         let mut separator = '{';
         for (label, value) in labels {
-            write!(self.text, "{separator}{label}=\"").expect(FITS);
+            write!(self.out, "{separator}{label}=\"").expect(FITS);
             self.escaped(value, true);
-            self.text.push('"');
+            self.out.push('"');
             separator = ',';
         }
         if let Some(bound) = bound {
-            write!(self.text, "{separator}le=\"").expect(FITS);
+            write!(self.out, "{separator}le=\"").expect(FITS);
             self.bound(bound);
-            self.text.push('"');
+            self.out.push('"');
             separator = ',';
         }
         if separator == ',' {
-            self.text.push('}');
+            self.out.push('}');
         }
     }
 
     /// A bucket's bound: in OpenMetrics `1.0`, in the older format `1`.
     fn bound(&mut self, bound: f64) {
         let written = match self.format {
-            _ if bound.is_infinite() => write!(self.text, "+Inf"),
-            Format::Text => write!(self.text, "{bound}"),
-            Format::OpenMetrics => write!(self.text, "{bound:?}"),
+            _ if bound.is_infinite() => write!(self.out, "+Inf"),
+            Format::Text => write!(self.out, "{bound}"),
+            Format::OpenMetrics => write!(self.out, "{bound:?}"),
         };
         written.expect(FITS);
     }
@@ -219,16 +236,16 @@ impl Text {
     fn escaped(&mut self, text: &str, quotes: bool) {
         for character in text.chars() {
             match character {
-                '\\' => self.text.push_str("\\\\"),
-                '"' if quotes => self.text.push_str("\\\""),
-                '\n' => self.text.push_str("\\n"),
-                other => self.text.push(other),
+                '\\' => self.out.push_str("\\\\"),
+                '"' if quotes => self.out.push_str("\\\""),
+                '\n' => self.out.push_str("\\n"),
+                other => self.out.push(other),
             }
         }
     }
 
     fn line(&mut self, text: std::fmt::Arguments<'_>) {
-        writeln!(self.text, "{text}").expect(FITS);
+        writeln!(self.out, "{text}").expect(FITS);
     }
 }
 

@@ -30,18 +30,14 @@ impl Wanted {
     pub(super) fn read(headers: &HeaderMap) -> Self {
         let mut text = Weight::default();
         let mut open_metrics = Weight::default();
-        let mut utf8 = false;
         for range in values(headers, ACCEPT).flat_map(MediaTypeList::new).flatten() {
             text.consider(&range, ["text", "plain"], "0.0.4");
-            if open_metrics.consider(&range, ["application", "openmetrics-text"], "1.0.0") {
-                utf8 |= param(&range, "escaping").is_some_and(|scheme| scheme == "allow-utf-8");
-            }
+            open_metrics.consider(&range, ["application", "openmetrics-text"], "1.0.0");
         }
         // Who names OpenMetrics can read it; who takes anything may not expect it.
-        let is_tie = open_metrics.quality == text.quality && open_metrics.quality > 0.0;
-        let is_named = open_metrics.precision >= Some(NAMED);
-        let (format, content_type) = if open_metrics.quality > text.quality || is_tie && is_named {
-            (Format::OpenMetrics, OPEN_METRICS[usize::from(utf8)])
+        let is_named = open_metrics.precision >= Some(NAMED) && open_metrics.quality > 0.0;
+        let (format, content_type) = if is_named && open_metrics.quality >= text.quality {
+            (Format::OpenMetrics, OPEN_METRICS[usize::from(open_metrics.utf8)])
         } else {
             (Format::Text, TEXT)
         };
@@ -52,32 +48,37 @@ impl Wanted {
 /// How exactly a range names a format: `*/*`, `type/*`, the type, the type with its version.
 const NAMED: u8 = 2;
 
-/// How much a format is wanted: what the range says that names it most exactly.
+/// How much a format is wanted: what the range says that names it most exactly, of those that do so
+/// alike the one that is wanted most.
 #[derive(Default)]
 struct Weight {
     precision: Option<u8>,
     quality: f32,
+    /// Whether names may be UTF-8.
+    utf8: bool,
 }
 
 impl Weight {
-    /// Takes a range into account; whether it names the format.
-    fn consider(&mut self, range: &MediaType<'_>, names: [&str; 2], version: &str) -> bool {
+    /// Takes a range into account.
+    fn consider(&mut self, range: &MediaType<'_>, names: [&str; 2], version: &str) {
         let [ty, subty] = [range.ty, range.subty];
         let precision = match param(range, "version") {
             _ if ty == "*" && subty == "*" => 0,
             _ if ty == names[0] && subty == "*" => 1,
-            _ if [ty, subty] != names => return false,
+            _ if [ty, subty] != names => return,
             None => NAMED,
             Some(asked) if asked == version => NAMED + 1,
-            Some(_) => return false,
+            Some(_) => return,
         };
-        let Some(quality) = quality(range) else { return false };
-        if self.precision < Some(precision) {
-            *self = Self { precision: Some(precision), quality };
-        } else if self.precision == Some(precision) {
-            self.quality = self.quality.max(quality);
+        let Some(quality) = quality(range) else { return };
+        let precision = Some(precision);
+        let is_better = precision == self.precision && quality > self.quality;
+        if precision > self.precision || is_better {
+            let scheme =
+                param(range, "escaping").map(|scheme| scheme.unquoted_str().to_lowercase());
+            let utf8 = scheme.as_deref() == Some("allow-utf-8");
+            *self = Self { precision, quality, utf8 };
         }
-        precision >= NAMED
     }
 }
 
@@ -90,19 +91,22 @@ fn quality(range: &MediaType<'_>) -> Option<f32> {
     range.get_param(Q).map_or(Some(1.0), |q| weight(q.as_str()))
 }
 
+/// A weight as RFC 9110 writes it: 0 to 1 with at most three decimals.
 fn weight(text: &str) -> Option<f32> {
-    text.parse().ok().filter(|weight| (0.0..=1.0).contains(weight))
+    let plain = text.len() <= 5 && text.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit());
+    text.parse().ok().filter(|weight| plain && (0.0..=1.0).contains(weight))
 }
 
 /// Whether gzip is named, or anything is taken, with a weight above 0.
 fn takes_gzip(headers: &HeaderMap) -> bool {
     let mut any = false;
     for coding in values(headers, ACCEPT_ENCODING).flat_map(|value| value.split(',')) {
-        let (name, params) = coding.split_once(';').unwrap_or((coding, ""));
-        let asked = params.trim().strip_prefix("q=").map_or(Some(1.0), weight);
-        let is_taken = asked.is_some_and(|weight| weight > 0.0);
-        match name.trim() {
-            name if name.eq_ignore_ascii_case("gzip") => return is_taken,
+        let (name, params) = coding.split_once(';').unwrap_or((coding, "q=1"));
+        let params = params.trim().to_ascii_lowercase();
+        let is_taken =
+            params.strip_prefix("q=").and_then(weight).is_some_and(|weight| weight > 0.0);
+        match name.trim().to_ascii_lowercase().as_str() {
+            "gzip" | "x-gzip" => return is_taken,
             "*" => any = is_taken,
             _ => {}
         }
@@ -158,6 +162,11 @@ mod tests {
             &["application/openmetrics-text;version=2.0.0"],
             &["application/openmetrics-text;version=0.0.1,text/plain;version=0.0.4;q=0.5"],
             &["application/openmetrics-text;q=0,*/*"],
+            &["text/plain;q=0.5,*/*;q=0.8"],
+            &["text/html,text/plain;q=0.7,*/*;q=0.9"],
+            &["application/*"],
+            &["application/openmetrics-text;q=+0.5"],
+            &["application/openmetrics-text;q=1e-1"],
             &["application/openmetrics-text;q=0"],
             &["application/openmetrics-text;q=0.4,text/plain;q=0.5"],
             &["application/openmetrics-text;q=2"],
@@ -183,7 +192,12 @@ mod tests {
             ("text/plain, application/openmetrics-text; version=1.0.0; charset=utf-8", underscores),
             ("*/*;q=0.1, text/plain;q=0, application/openmetrics-text;escaping=allow-utf-8", utf8),
             ("application/openmetrics-text;escaping=dots", underscores),
-            ("application/*;q=0.2, text/plain;q=0.1", underscores),
+            ("application/openmetrics-text;ESCAPING=Allow-UTF-8", utf8),
+            (
+                "application/openmetrics-text;escaping=allow-utf-8;q=0.1, \
+                 application/openmetrics-text;escaping=underscores;q=0.6",
+                underscores,
+            ),
             ("nonsense, application/openmetrics-text;version=1.0.0, also;nonsense", underscores),
         ] {
             assert_eq!(wanted(&[accept]), expected, "{accept}");
@@ -204,6 +218,11 @@ mod tests {
             ("*;q=0", false),
             ("deflate, br, gzipped", false),
             ("gzip;q=x", false),
+            ("x-gzip", true),
+            ("gzip; Q=0.3", true),
+            ("gzip;Q=0", false),
+            ("gzip ; q = 0", false),
+            ("gzip;level=1;q=0", false),
         ] {
             let value = HeaderValue::from_str(accept).expect("a header");
             let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, value)]);

@@ -1,7 +1,7 @@
 //! What people and machinery look at: health, the exposition, the API's description, the landing page.
 
 use std::fmt::Write;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
 use axum::extract::State;
@@ -16,6 +16,7 @@ use url::form_urlencoded;
 use super::accept::Wanted;
 use super::error::ApiError;
 use super::held::Held;
+use super::scrapes::{Cut, Reader};
 use super::{Shared, leases, openapi, routes};
 use crate::store::StoreError;
 
@@ -56,14 +57,15 @@ pub(super) async fn exposition(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let wanted = Wanted::read(&headers);
-    let (cut, place) = api.scrapes.cut(&api.metrics).await?;
     let names = names(&uri);
-    let text = if names.is_empty() {
-        cut.written(wanted).await?
-    } else {
-        cut.written_of(wanted, names).await?
+    let write = async move |cut: Arc<Cut>| {
+        if names.is_empty() {
+            cut.written(wanted).await
+        } else {
+            cut.written_of(wanted, names).await
+        }
     };
-    drop(cut);
+    let (text, place) = api.scrapes.answer(Reader::Prometheus, &api.metrics, write).await?;
     let mut response = Body::new(Held::new(text, place)).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(wanted.content_type));

@@ -361,6 +361,7 @@ fn page_routes() -> Vec<Route> {
             .query::<MetricsQuery>()
             .answers_as::<String>(200, accept::TEXT)
             .answers_as::<String>(200, accept::OPEN_METRICS[0])
+            .answers_as::<String>(200, accept::OPEN_METRICS[1])
             .refuses(&[Code::ServerBusy]),
         Route::new(Method::GET, gate::HEALTH[0], "isHealthy", "whether it serves", pages::healthy)
             .answers_as::<String>(200, pages::TEXT)

@@ -10,18 +10,30 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::accept::Wanted;
 use super::error::{ApiError, Code};
 use crate::metrics::{Format, Metric, Metrics, Snapshot};
 
-/// The most scrapes at once: each holds an exposition until it is sent.
+/// The most of each sort at once: each holds what it was answered until that is sent.
 pub(super) const MAX_SCRAPES: usize = 40;
+
+/// Who reads a cut. Each sort has places of its own, so that nobody who asks for the statistics
+/// keeps Prometheus out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    Prometheus,
+    Stats,
+}
+
+/// What is held until an answer is sent.
+pub(super) type Place = OwnedSemaphorePermit;
 
 /// Who scrapes now, and the cut that was taken last.
 pub(super) struct Scrapes {
-    places: Arc<Semaphore>,
+    /// By [`Reader`].
+    places: [Arc<Semaphore>; 2],
     arrived: AtomicU64,
     last: Mutex<Last>,
 }
@@ -42,34 +54,56 @@ pub(super) struct Cut {
 }
 
 impl Scrapes {
-    pub(super) fn new() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(MAX_SCRAPES)),
+    pub(super) fn new() -> Arc<Self> {
+        let places = || Arc::new(Semaphore::new(MAX_SCRAPES));
+        Arc::new(Self {
+            places: [places(), places()],
             arrived: AtomicU64::new(0),
             last: Mutex::default(),
-        }
+        })
     }
 
-    /// A cut no older than this call, and a place among the scrapes to keep until its text is sent.
-    pub(super) async fn cut(
-        &self,
+    /// What `write` makes of a cut, and the place to keep until it is sent. It goes on to its end
+    /// whoever hangs up, and keeps its place until then.
+    pub(super) async fn answer<W>(
+        self: &Arc<Self>,
+        reader: Reader,
         metrics: &Arc<Metrics>,
-    ) -> Result<(Arc<Cut>, OwnedSemaphorePermit), ApiError> {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            let message = format!("{MAX_SCRAPES} scrapes are under way; scrape less often");
+        write: impl FnOnce(Arc<Cut>) -> W + Send + 'static,
+    ) -> Result<(Bytes, Place), ApiError>
+    where
+        W: Future<Output = Result<Bytes, ApiError>> + Send,
+    {
+        let Ok(place) = self.places[reader as usize].clone().try_acquire_owned() else {
+            let message = match reader {
+                Reader::Prometheus => {
+                    format!("{MAX_SCRAPES} scrapes are under way; scrape less often")
+                }
+                Reader::Stats => format!("{MAX_SCRAPES} others ask for this; ask less often"),
+            };
             return Err(ApiError::new(Code::ServerBusy, message));
         };
+        let (scrapes, metrics) = (self.clone(), metrics.clone());
+        let work = async move {
+            let cut = scrapes.cut(&metrics).await?;
+            Ok((write(cut).await?, place))
+        };
+        tokio::spawn(work).await.map_err(broken)?
+    }
+
+    /// A cut no older than this call.
+    async fn cut(&self, metrics: &Arc<Metrics>) -> Result<Arc<Cut>, ApiError> {
         let number = self.arrived.fetch_add(1, Ordering::SeqCst);
         let mut last = self.last.lock().await;
         if let Some(cut) = last.cut.upgrade().filter(|_| number < last.arrived) {
-            return Ok((cut, place));
+            return Ok(cut);
         }
         let arrived = self.arrived.load(Ordering::SeqCst);
         let metrics = metrics.clone();
         let snapshot = beside_requests(move || metrics.snapshot()).await?;
         let cut = Arc::new(Cut { snapshot, plain: Default::default(), gzip: Default::default() });
         *last = Last { cut: Arc::downgrade(&cut), arrived };
-        Ok((cut, place))
+        Ok(cut)
     }
 }
 
@@ -116,9 +150,12 @@ impl Cut {
 pub(super) async fn beside_requests<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    spawn_blocking(work).await.map_err(|_| {
-        ApiError::new(Code::InternalError, "the counts could not be written; see the log")
-    })
+    spawn_blocking(work).await.map_err(broken)
+}
+
+/// A panic, which is logged where it happened.
+fn broken(_: JoinError) -> ApiError {
+    ApiError::new(Code::InternalError, "the counts could not be written; see the log")
 }
 
 fn compressed(text: &[u8]) -> Bytes {
@@ -132,41 +169,40 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::metrics::Rejected;
+    use tokio::sync::oneshot;
     use tokio::task::{JoinSet, yield_now};
+
+    fn metrics() -> Arc<Metrics> {
+        Arc::new(Metrics::new(Arc::new(Config::default())))
+    }
 
     /// A cut is the same for all who came before it was taken, and for nobody else.
     #[tokio::test]
     async fn scrapes_share_a_cut_but_never_one_from_before_they_came() {
-        let scrapes = Arc::new(Scrapes::new());
-        let metrics = Arc::new(Metrics::new(Arc::new(Config::default())));
+        let (scrapes, metrics) = (Scrapes::new(), metrics());
         let busy = scrapes.last.lock().await;
         let mut waiting = JoinSet::new();
         for _ in 0..MAX_SCRAPES {
             let (scrapes, metrics) = (scrapes.clone(), metrics.clone());
-            waiting.spawn(async move { scrapes.cut(&metrics).await.expect("there is a place") });
+            waiting.spawn(async move { scrapes.cut(&metrics).await.expect("nothing panics") });
         }
         while scrapes.arrived.load(Ordering::SeqCst) < MAX_SCRAPES as u64 {
             yield_now().await;
         }
         drop(busy);
         let shared = waiting.join_all().await;
-        let (first, _) = &shared[0];
-        assert!(shared.iter().all(|(cut, _)| Arc::ptr_eq(cut, first)), "one cut for all");
-        let refused = scrapes.cut(&metrics).await.err().expect("all places are taken");
-        assert_eq!(refused.code, Code::ServerBusy);
+        let first = shared[0].clone();
+        assert!(shared.iter().all(|cut| Arc::ptr_eq(cut, &first)), "one cut for all");
 
-        let first = first.clone();
-        drop(shared);
         metrics.rejected(Rejected::QueueFull);
-        let (later, _) = scrapes.cut(&metrics).await.expect("there is a place");
+        let later = scrapes.cut(&metrics).await.expect("nothing panics");
         assert!(!Arc::ptr_eq(&later, &first), "it came after the cut was taken");
         assert_ne!(later.snapshot, first.snapshot);
     }
 
     #[tokio::test]
     async fn a_cut_is_written_once_in_each_form() {
-        let metrics = Arc::new(Metrics::new(Arc::new(Config::default())));
-        let (cut, _place) = Scrapes::new().cut(&metrics).await.expect("there is a place");
+        let cut = Scrapes::new().cut(&metrics()).await.expect("nothing panics");
         let mut written = Vec::new();
         for format in [Format::Text, Format::OpenMetrics] {
             for gzip in [false, true] {
@@ -180,5 +216,45 @@ mod tests {
         written.sort();
         written.dedup();
         assert_eq!(written.len(), 4, "the forms differ");
+    }
+
+    #[tokio::test]
+    async fn a_scraper_that_hangs_up_keeps_its_place_while_its_work_goes_on() {
+        let (scrapes, metrics) = (Scrapes::new(), metrics());
+        let (finish, finished) = oneshot::channel::<()>();
+        let work = async move |_| {
+            finished.await.expect("it is finished");
+            Ok(Bytes::new())
+        };
+        let places = scrapes.places[0].clone();
+        let scrape = tokio::spawn({
+            let (scrapes, metrics) = (scrapes.clone(), metrics.clone());
+            async move { scrapes.answer(Reader::Prometheus, &metrics, work).await.map(drop) }
+        });
+        while places.available_permits() == MAX_SCRAPES {
+            yield_now().await;
+        }
+        scrape.abort();
+        assert!(scrape.await.expect_err("it hung up").is_cancelled());
+        assert_eq!(places.available_permits(), MAX_SCRAPES - 1);
+        finish.send(()).expect("the work goes on");
+        while places.available_permits() < MAX_SCRAPES {
+            yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_fails_its_scrape_only() {
+        let (scrapes, metrics) = (Scrapes::new(), metrics());
+        let write = async |_| beside_requests(|| panic!("an encoder that is wrong")).await;
+        let failed = scrapes.answer(Reader::Prometheus, &metrics, write).await;
+        assert_eq!(failed.expect_err("it panicked").code, Code::InternalError);
+        let write = async |cut: Arc<Cut>| {
+            let gzip = Wanted { format: Format::Text, content_type: "", gzip: true };
+            cut.written(gzip).await
+        };
+        let next = scrapes.answer(Reader::Prometheus, &metrics, write).await;
+        assert!(!next.expect("it works").0.is_empty());
+        assert_eq!(scrapes.places[0].available_permits(), MAX_SCRAPES);
     }
 }

@@ -1,6 +1,7 @@
 //! `GET /v1/stats`: one cut of the counts as JSON.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -11,7 +12,7 @@ use serde::Serialize;
 
 use super::error::ApiError;
 use super::held::Held;
-use super::scrapes::beside_requests;
+use super::scrapes::{Cut, Reader, beside_requests};
 use super::{Shared, json};
 use crate::job::AttemptResult;
 use crate::metrics::{QueueCut, Snapshot};
@@ -149,8 +150,10 @@ impl<'a> StatsView<'a> {
 
 /// `GET /v1/stats`
 pub(super) async fn show(State(api): State<Shared>) -> Result<Response, ApiError> {
-    let (cut, place) = api.scrapes.cut(&api.metrics).await?;
-    let text = beside_requests(move || json::text(&StatsView::new(&cut.snapshot)).into()).await?;
+    let write = async |cut: Arc<Cut>| {
+        beside_requests(move || json::text(&StatsView::new(&cut.snapshot)).into()).await
+    };
+    let (text, place) = api.scrapes.answer(Reader::Stats, &api.metrics, write).await?;
     Ok(([(CONTENT_TYPE, json::JSON)], Body::new(Held::new(text, place))).into_response())
 }
 
@@ -159,7 +162,6 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::metrics::{Metrics, RowCut};
-    use std::sync::Arc;
 
     #[test]
     fn rows_are_summed_by_queue_and_altogether() {

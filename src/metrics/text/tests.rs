@@ -108,9 +108,9 @@ fn label_values_are_escaped_in_both_formats() {
 fn help_is_escaped_as_each_format_wants_it() {
     const ODD: Metric = Metric { help: "a \"b\"\\\nc", ..catalogue::PAIRS };
     let help = |format| {
-        let mut text = Text { text: String::new(), format };
-        text.header(&ODD);
-        text.text
+        let mut writer = Writer { out: String::new(), format };
+        writer.header(&ODD);
+        writer.out
     };
     let kind = "# TYPE tallyd_pairs gauge\n";
     assert_eq!(help(Format::Text), format!("# HELP tallyd_pairs a \"b\"\\\\\\nc\n{kind}"));
@@ -149,17 +149,21 @@ fn a_family_is_written_alone_under_any_of_its_names() {
 
 #[test]
 fn a_scrape_of_ten_thousand_series_allocates_less_than_four_times_its_size() {
-    let names: Vec<_> =
-        (0..500).map(|n| (format!("queue-{}", n / 5), format!("kind-{n}"))).collect();
-    let pairs: Vec<_> = names.iter().map(|(queue, kind)| (&**queue, &**kind)).collect();
-    let metrics = published(&pairs);
-    for format in [Format::Text, Format::OpenMetrics] {
-        let mut text = String::new();
-        let used = measure(|| text = metrics.snapshot().encode(format, |_| true));
-        let series = text.lines().filter(|line| !line.starts_with('#')).count();
-        assert!(series > 10_000, "{series} series");
-        let size = text.len() as u64;
-        assert!(used.bytes_total <= 4 * size, "{} bytes for {size}", used.bytes_total);
-        println!("{format:?}: {series} series, {size} bytes, allocated {}", used.bytes_total);
+    for length in [8, 32, 128] {
+        let name = |number| format!("{number:0>length$}");
+        let names: Vec<_> = (0..500).map(|number| (name(number / 5), name(number))).collect();
+        let pairs: Vec<_> = names.iter().map(|(queue, kind)| (&**queue, &**kind)).collect();
+        let metrics = published(&pairs);
+        for format in [Format::Text, Format::OpenMetrics] {
+            let mut text = String::new();
+            let used = measure(|| text = metrics.snapshot().encode(format, |_| true));
+            let series = text.lines().filter(|line| !line.starts_with('#')).count();
+            assert!(series > 10_000, "{series} series");
+            let size = text.len() as u64;
+            let of = format!("{format:?} with names of {length}: {} for {size}", used.bytes_total);
+            assert!(used.bytes_total <= 4 * size, "{of}");
+            assert_eq!(text.capacity(), text.len(), "{of}");
+            println!("{of}");
+        }
     }
 }
