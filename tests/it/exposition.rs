@@ -168,8 +168,10 @@ pub struct ReadSample {
     /// With its labels, sorted.
     pub name: String,
     pub value: f64,
-    /// The labels of its exemplar; null if it has none.
+    /// The labels, the value and the time of its exemplar; null if it has none.
     pub exemplar: Value,
+    /// All but the exemplar, with the labels as they stood.
+    pub line: String,
 }
 
 /// Reads an exposition with the parser of this format: `text` or `openmetrics`.
@@ -178,17 +180,18 @@ pub fn read_by_python(format: &str, text: &str) -> Vec<ReadSample> {
     assert!(read.status.success(), "{}", said(&read));
     let lines = String::from_utf8(read.stdout).unwrap();
     let samples = lines.lines().map(|line| {
-        let (kind, name, labels, value, exemplar): (
+        let (kind, name, labels, value, exemplar, line): (
             String,
             String,
             BTreeMap<String, String>,
             String,
             Value,
+            String,
         ) = serde_json::from_str(line).unwrap();
         assert!(["counter", "gauge", "histogram"].contains(&&*kind), "{name} is of type {kind}");
         let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let name = if labels.is_empty() { name } else { format!("{name}{{{}}}", labels.join(",")) };
-        ReadSample { name, value: value.parse().unwrap(), exemplar }
+        ReadSample { name, value: value.parse().unwrap(), exemplar, line }
     });
     samples.collect()
 }
@@ -243,22 +246,37 @@ fn sum(scrape: &Scrape, queue: Option<&str>, samples: &[&str]) -> f64 {
 async fn the_statistics_equal_the_metrics() {
     let daemon = used().await;
     let (_, stats) = daemon.get("/v1/stats").await;
-    let scrape = daemon.scrape().await;
+    for field in FIELDS.map(|(field, _)| field) {
+        assert!(stats[field].as_f64() > Some(0.0), "{field} was not used: {stats}");
+    }
+    check_statistics(&stats, &daemon.scrape().await);
+    for (format, accept) in
+        [("text", "text/plain"), ("openmetrics", "application/openmetrics-text")]
+    {
+        let headers = [("accept", accept)];
+        let text = call(&daemon, "GET", "/metrics", &headers, "").await.text;
+        let read: Vec<_> = read_by_python(format, &text).into_iter().map(|s| s.line).collect();
+        check_statistics(&stats, &Scrape::parse(&read.join("\n")));
+    }
+}
+
+/// Whether the statistics say what a scrape says.
+fn check_statistics(stats: &Value, scrape: &Scrape) {
     assert_eq!(scrape.broken_identities(), Vec::<String>::new());
     let queues: Vec<_> = stats["queues"].as_object().unwrap().keys().map(|q| &**q).collect();
     assert_eq!(queues, ["__other__", "default", "local", "other", "small"]);
     let all = [None].into_iter().chain(queues.into_iter().map(Some));
     for queue in all {
-        let counts = queue.map_or(&stats, |queue| &stats["queues"][queue]);
+        let counts = queue.map_or(stats, |queue| &stats["queues"][queue]);
         for (field, samples) in FIELDS {
             let told = counts[field].as_f64().unwrap();
-            assert_eq!(told, sum(&scrape, queue, samples), "{field} of {queue:?}");
+            assert_eq!(told, sum(scrape, queue, samples), "{field} of {queue:?}");
         }
         for result in ["completed", "failed", "timed_out", "lease_expired", "released", "cancelled"]
         {
             let sample = format!("tallyd_attempts_ended_total result={result}");
             let told = counts["attempts_ended"][result].as_f64().unwrap();
-            assert_eq!(told, sum(&scrape, queue, &[&sample]), "{result} of {queue:?}");
+            assert_eq!(told, sum(scrape, queue, &[&sample]), "{result} of {queue:?}");
         }
         for (field, name) in
             [("leases_lost", "tallyd_leases_lost_total"), ("duplicates", "tallyd_duplicates_total")]
@@ -271,9 +289,6 @@ async fn the_statistics_equal_the_metrics() {
     for action in ["promoted", "expired", "pruned"] {
         let sample = format!("tallyd_sweeper_jobs_total{{action=\"{action}\"}}");
         assert_eq!(stats["sweeper"][action].as_f64(), Some(scrape.value(&sample)), "{action}");
-    }
-    for (field, _) in FIELDS {
-        assert!(stats[field].as_f64() > Some(0.0), "{field} was not used: {stats}");
     }
 }
 

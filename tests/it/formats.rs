@@ -2,10 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::Arc;
 
 use flate2::read::GzDecoder;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, VARY};
 use serde_json::json;
+use tallyd::clock::Timestamp;
+use tallyd::config::Config;
+use tallyd::job::State;
+use tallyd::metrics::{Format, Metrics};
+use tallyd::tally::{Counts, Observation, QueueDelta, RowId, TallyDelta};
+use uuid::Uuid;
 
 use crate::call::call;
 use crate::exposition::{read_by_python, used};
@@ -120,6 +127,8 @@ async fn the_python_client_reads_the_same_in_both_formats() {
 
 #[tokio::test]
 async fn a_slow_bucket_leads_to_its_job_and_its_trace() {
+    let now = || jiff::Timestamp::now().as_millisecond() as f64 / 1e3;
+    let began = now();
     let daemon = Daemon::start("");
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
@@ -132,6 +141,7 @@ async fn a_slow_bucket_leads_to_its_job_and_its_trace() {
         let finish = json!([{"lease": leased["jobs"][0]["lease"], "outcome": outcome}]);
         assert_eq!(daemon.post("/v1/leases/finish", finish).await.1["results"], json!(["ok"]));
     }
+    let ended = now();
     let text = text(&daemon, "application/openmetrics-text").await;
     let exemplars = read_by_python("openmetrics", &text).into_iter();
     let exemplars: Vec<_> = exemplars.filter(|sample| !sample.exemplar.is_null()).collect();
@@ -146,8 +156,39 @@ async fn a_slow_bucket_leads_to_its_job_and_its_trace() {
             };
             let of: Vec<_> = exemplars.iter().filter(|sample| is_of(&sample.name)).collect();
             assert_eq!(of.len(), 1, "{name} of {queue}");
-            assert_eq!(of[0].exemplar, expected, "{name} of {queue}");
+            assert_eq!(of[0].exemplar[0], expected, "{name} of {queue}");
+            let [seconds, at] = [1, 2].map(|part| of[0].exemplar[part].as_f64().unwrap());
+            assert!((0.0..PATIENCE.as_secs_f64()).contains(&seconds), "{seconds} s");
+            assert!((began..=ended).contains(&at), "{began} <= {at} <= {ended}");
         }
+    }
+}
+
+/// Names may not hold such characters; what is written with them can be read all the same.
+#[test]
+fn odd_label_values_are_read_back_as_they_were() {
+    const ODD: &str = "q\"u\\o\nte,=}{ ü #";
+    let metrics = Metrics::new(Arc::new(Config::default()));
+    let observed = Observation { seconds: 0.5, at: Timestamp(0), job: Uuid::nil(), trace: None };
+    let queue = QueueDelta { has_series: true, waits: vec![observed], ..QueueDelta::default() };
+    let mut counts = Counts::default();
+    counts.record_created(State::Ready);
+    let batch = TallyDelta {
+        new_rows: vec![(RowId(1), ODD.into(), "k".into())],
+        rows: vec![(RowId(1), counts)],
+        queues: vec![(ODD.into(), queue)],
+        ..TallyDelta::default()
+    };
+    metrics.publish(&batch, 1, 0.1);
+    let snapshot = metrics.snapshot();
+    for (name, format) in [("text", Format::Text), ("openmetrics", Format::OpenMetrics)] {
+        let read = read_by_python(name, &snapshot.encode(format, |_| true));
+        let of = |wanted: &str| read.iter().find(|sample| sample.name == wanted).map(|s| s.value);
+        let created = format!("tallyd_jobs_created_total{{kind=k,queue={ODD}}}");
+        assert_eq!(of(&created), Some(1.0), "{name}");
+        let bound = if format == Format::Text { "1" } else { "1.0" };
+        let bucket = format!("tallyd_job_wait_seconds_bucket{{le={bound},queue={ODD}}}");
+        assert_eq!(of(&bucket), Some(1.0), "{name}");
     }
 }
 

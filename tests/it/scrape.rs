@@ -72,6 +72,7 @@ async fn scrape_often(url: String, format: &'static str, times: u32) -> (&'stati
         assert_eq!(text.ends_with("\n# EOF\n"), format == OPEN_METRICS, "{text}");
         let scrape = Scrape::parse_ledger(&text);
         scrapes.wrong.extend(torn_batch(&scrape));
+        scrapes.wrong.extend(other_than_timed(&scrape));
         scrapes.see(scrape);
     }
     (format, scrapes)
@@ -81,6 +82,18 @@ async fn scrape_often(url: String, format: &'static str, times: u32) -> (&'stati
 fn torn_batch(scrape: &Scrape) -> Option<String> {
     let created = sum(scrape, "tallyd_jobs_created_total{", "");
     (created % BATCH != 0.0).then(|| format!("half a batch: {created} created"))
+}
+
+/// Since the process began, histograms have counted each attempt that the ledger has: they are
+/// series of other families, and of another kind, in the same cut.
+fn other_than_timed(scrape: &Scrape) -> Option<String> {
+    let total = |start: &str| sum(scrape, start, "");
+    let started =
+        [total("tallyd_attempts_started_total{"), total("tallyd_job_wait_seconds_count{")];
+    let ended =
+        [total("tallyd_attempts_ended_total{"), total("tallyd_attempt_duration_seconds_count{")];
+    let differ = [started, ended].iter().any(|[counted, timed]| counted != timed);
+    differ.then(|| format!("attempts counted and timed: {started:?} started, {ended:?} ended"))
 }
 
 /// The sum of the samples that begin and end so.
@@ -149,6 +162,12 @@ async fn a_torn_batch_and_missing_events_are_found() {
     let scrape = daemon.scrape().await;
     assert_eq!(torn_batch(&scrape), Some("half a batch: 1 created".into()));
     assert!(!never_happened(&scrape).contains(&"jobs_created".to_owned()));
+    assert_eq!(other_than_timed(&scrape), None);
+    let untimed = scrape.text.replace(
+        "wait_seconds_count{queue=\"default\"} 0",
+        "wait_seconds_count{queue=\"default\"} 1",
+    );
+    assert!(other_than_timed(&Scrape::parse(&untimed)).is_some());
 }
 
 /// Waits until nothing is to be done any more.
