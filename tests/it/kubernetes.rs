@@ -1,5 +1,6 @@
 //! `deploy/kubernetes/` as a cluster takes it: rendered by kubectl, valid, and true of tallyd.
 
+mod overlay;
 mod pods;
 mod rendered;
 mod serving;
