@@ -4,6 +4,7 @@ mod overlay;
 mod pods;
 mod rendered;
 mod serving;
+mod watched;
 mod wiring;
 
 use serde_json::{Value, json};
