@@ -25,6 +25,7 @@ const SECONDS: &[(&str, &str)] = &[
     ("seconds[10s]) > 3600\n", "seconds[10s]) > 25\n"),
     ("seconds[10s]) > 60\n", "seconds[10s]) > 3\n"),
     ("[30s], 86400)", "[30s], 60)"),
+    ("[22s], 86400)", "[22s], 60)"),
 ];
 
 /// The configuration of a Prometheus with targets (name and address) of the job `tallyd`, and the
