@@ -45,6 +45,7 @@ const FAULTS: &[Fault] = &[
         &[],
     ),
     ("jobs-die", |stage| Box::pin(c::jobs_die(stage)), &["TallydDeadJobsGrow"], &[]),
+    ("new-kinds-die", |stage| Box::pin(c::new_kinds_die(stage)), &["TallydDeadJobsGrow"], &[]),
     (
         "attempts-last",
         |stage| Box::pin(c::attempts_last(stage)),
