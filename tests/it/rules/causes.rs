@@ -95,6 +95,21 @@ pub async fn stopped(stage: Stage) {
     pending().await
 }
 
+/// It can be reached for a third of the time.
+pub async fn flapping(stage: Stage) {
+    let daemon = Daemon::start("");
+    let address = Between::start(&daemon).await;
+    stage.scraped_at(&address.url()).await;
+    let mut pace = interval(Duration::from_millis(1_200)); // at least one scrape
+    loop {
+        address.now_to(&daemon);
+        pace.tick().await;
+        address.now_to_nobody();
+        pace.tick().await;
+        pace.tick().await;
+    }
+}
+
 pub async fn restarting(stage: Stage) {
     let mut daemon = Daemon::start("");
     let address = Between::start(&daemon).await;

@@ -17,6 +17,7 @@ const DURATIONS: &[(&str, &str)] = &[
     ("1h", "22s"),
     ("2h", "24s"),
     ("6h", "30s"),
+    ("1d", "60s"),
 ];
 
 /// The same for bare numbers of seconds, with what stands before them and behind.
