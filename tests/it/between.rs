@@ -12,7 +12,7 @@ use crate::fixture::Daemon;
 #[derive(Clone)]
 pub struct Between {
     address: SocketAddr,
-    daemon: Arc<Mutex<SocketAddr>>,
+    daemon: Arc<Mutex<Option<SocketAddr>>>,
     loses_next: Arc<AtomicBool>,
 }
 
@@ -21,7 +21,7 @@ impl Between {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let between = Self {
             address: listener.local_addr().unwrap(),
-            daemon: Arc::new(Mutex::new(address_of(daemon))),
+            daemon: Arc::new(Mutex::new(Some(address_of(daemon)))),
             loses_next: Arc::default(),
         };
         let serving = between.clone();
@@ -39,7 +39,12 @@ impl Between {
 
     /// Goes on with a daemon that was started again.
     pub fn now_to(&self, daemon: &Daemon) {
-        *self.daemon.lock().unwrap() = address_of(daemon);
+        *self.daemon.lock().unwrap() = Some(address_of(daemon));
+    }
+
+    /// Until it goes on with a daemon, no client gets an answer.
+    pub fn now_to_nobody(&self) {
+        *self.daemon.lock().unwrap() = None;
     }
 
     /// The next answer does not reach its client, whose connection ends.
@@ -54,8 +59,8 @@ impl Between {
 
     /// Passes bytes on until one side ends; without a daemon, the client's connection just ends.
     async fn connect(self, client: TcpStream) {
-        let daemon = *self.daemon.lock().unwrap();
-        let Ok(daemon) = TcpStream::connect(daemon).await else { return };
+        let Some(address) = *self.daemon.lock().unwrap() else { return };
+        let Ok(daemon) = TcpStream::connect(address).await else { return };
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_daemon, mut to_daemon) = daemon.into_split();
         let requests = async { drop(tokio::io::copy(&mut from_client, &mut to_daemon).await) };
@@ -63,7 +68,8 @@ impl Between {
             let mut bytes = vec![0; 64 << 10];
             while let Ok(count @ 1..) = from_daemon.read(&mut bytes).await {
                 let is_lost = self.loses_next.swap(false, Ordering::SeqCst);
-                if is_lost || to_client.write_all(&bytes[..count]).await.is_err() {
+                let is_cut = self.daemon.lock().unwrap().is_none();
+                if is_lost || is_cut || to_client.write_all(&bytes[..count]).await.is_err() {
                     return;
                 }
             }

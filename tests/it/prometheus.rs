@@ -93,6 +93,13 @@ impl Prometheus {
         prometheus
     }
 
+    /// Goes on with this `prometheus.yml`.
+    pub fn reload(&self, config: &str) {
+        std::fs::write(self.directory.path().join("prometheus.yml"), config).expect("it is there");
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it runs");
+    }
+
     /// A path of its HTTP API, below `/api/v1/`, with parameters: the `data` of its answer.
     pub async fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let request = self.client.get(format!("{}/api/v1/{path}", self.url)).timeout(PATIENCE);

@@ -61,7 +61,11 @@ async fn finish(daemon: &Daemon, lease: &Value, outcome: Value) -> Value {
 
 /// Creates a job, leases it, and ends it so.
 async fn work(daemon: &Daemon, outcome: Value) {
-    create(daemon, json!({"queue": "q", "kind": "k"})).await;
+    work_at(daemon, "k", outcome).await;
+}
+
+async fn work_at(daemon: &Daemon, kind: &str, outcome: Value) {
+    create(daemon, json!({"queue": "q", "kind": kind})).await;
     let leased = lease(daemon, "10m").await;
     assert_eq!(finish(daemon, &leased["lease"], outcome).await, "ok");
 }
@@ -89,6 +93,21 @@ pub async fn stopped(stage: Stage) {
     stage.scraped(&daemon).await;
     daemon.signal(Signal::STOP);
     pending().await
+}
+
+/// It can be reached for a third of the time.
+pub async fn flapping(stage: Stage) {
+    let daemon = Daemon::start("");
+    let address = Between::start(&daemon).await;
+    stage.scraped_at(&address.url()).await;
+    let mut pace = interval(Duration::from_millis(1_200)); // at least one scrape
+    loop {
+        address.now_to(&daemon);
+        pace.tick().await;
+        address.now_to_nobody();
+        pace.tick().await;
+        pace.tick().await;
+    }
 }
 
 pub async fn restarting(stage: Stage) {
@@ -132,16 +151,31 @@ pub async fn receiver_fails(stage: Stage) {
     pending().await
 }
 
-/// One in ten, so that few attempts fail.
+/// One job of this kind, and nine that do not die, so that few attempts fail.
+async fn one_dies(daemon: &Daemon, kind: &str) {
+    work_at(daemon, kind, json!({"outcome": "failed", "permanent": true})).await;
+    for _ in 0..9 {
+        work(daemon, json!({"outcome": "completed"})).await;
+    }
+}
+
 pub async fn jobs_die(stage: Stage) {
     let daemon = Daemon::start("[queues.q]\nkinds = [\"k\"]\n");
     stage.scraped(&daemon).await;
     let mut pace = pace();
     loop {
-        work(&daemon, json!({"outcome": "failed", "permanent": true})).await;
-        for _ in 0..9 {
-            work(&daemon, json!({"outcome": "completed"})).await;
-        }
+        one_dies(&daemon, "k").await;
+        pace.tick().await;
+    }
+}
+
+/// The series of each begins with its death, so none increases.
+pub async fn new_kinds_die(stage: Stage) {
+    let daemon = Daemon::start("max_pairs = 100000\n");
+    stage.scraped(&daemon).await;
+    let mut pace = pace();
+    for number in 0.. {
+        one_dies(&daemon, &format!("new-{number}")).await;
         pace.tick().await;
     }
 }

@@ -31,7 +31,13 @@ const FAULTS: &[Fault] = &[
     ("well", |stage| Box::pin(c::well(stage)), &[], &[]),
     ("killed", |stage| Box::pin(c::killed(stage)), &["TallydDown"], &[]),
     ("stopped", |stage| Box::pin(c::stopped(stage)), &["TallydDown"], &[]),
-    ("restarting", |stage| Box::pin(c::restarting(stage)), &["TallydRestarting"], &[]),
+    ("flapping", |stage| Box::pin(c::flapping(stage)), &["TallydFlapping"], &[]),
+    (
+        "restarting",
+        |stage| Box::pin(c::restarting(stage)),
+        &["TallydRestarting", "TallydRestartsOften"],
+        &["TallydFlapping"],
+    ),
     (
         "workers-gone",
         |stage| Box::pin(c::workers_gone(stage)),
@@ -45,6 +51,7 @@ const FAULTS: &[Fault] = &[
         &[],
     ),
     ("jobs-die", |stage| Box::pin(c::jobs_die(stage)), &["TallydDeadJobsGrow"], &[]),
+    ("new-kinds-die", |stage| Box::pin(c::new_kinds_die(stage)), &["TallydDeadJobsGrow"], &[]),
     (
         "attempts-last",
         |stage| Box::pin(c::attempts_last(stage)),
@@ -87,7 +94,7 @@ const FAULTS: &[Fault] = &[
 ];
 
 /// What is shown by another test, below.
-const ELSEWHERE: &[&str] = &["TallydAbsent"];
+const ELSEWHERE: &[&str] = &["TallydAbsent", "TallydGone"];
 
 /// What no fault from outside can raise: promtool alone shows that it fires.
 const ONLY_BY_PROMTOOL: &[&str] = &[];
@@ -194,6 +201,21 @@ async fn a_prometheus_without_a_tallyd_says_so() {
     prometheus.until(r#"ALERTS{alertname="TallydAbsent", alertstate="firing"}"#).await;
     let fired = fired(&prometheus).await;
     assert_eq!(fired, BTreeMap::from([(String::new(), ["TallydAbsent".to_owned()].into())]));
+}
+
+#[tokio::test]
+async fn a_tallyd_that_prometheus_does_not_look_for_any_more_is_told() {
+    let daemons = [Daemon::start(""), Daemon::start("")];
+    let address = |daemon: &Daemon| daemon.url("").trim_start_matches("http://").to_owned();
+    let [stays, goes] = daemons.each_ref().map(address);
+    let (both, files) = hurried(&[("stays", stays.clone()), ("goes", goes)]);
+    let files = files.each_ref().map(|(name, text)| (*name, &**text));
+    let prometheus = Prometheus::start(&both, &files);
+    prometheus.until("job:tallyd_up:count10m == 2").await;
+    prometheus.reload(&hurried(&[("stays", stays)]).0);
+    prometheus.until(r#"ALERTS{alertname="TallydGone", alertstate="firing"}"#).await;
+    let fired = fired(&prometheus).await;
+    assert_eq!(fired, BTreeMap::from([(String::new(), ["TallydGone".to_owned()].into())]));
 }
 
 #[test]

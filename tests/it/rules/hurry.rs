@@ -1,6 +1,6 @@
 //! The shipped rules with short times, for a Prometheus that scrapes and evaluates every second.
 //!
-//! Durations stand behind `for:` and in brackets; each must be in the table. Thresholds in seconds
+//! Durations stand behind `for:` and `offset`, and in brackets; each must be in the table. Thresholds in seconds
 //! are replaced one by one, and each must be found once. Whatever else a rule says stays.
 
 use super::documents::{ALERTS, RULES, text};
@@ -17,6 +17,7 @@ const DURATIONS: &[(&str, &str)] = &[
     ("1h", "22s"),
     ("2h", "24s"),
     ("6h", "30s"),
+    ("1d", "60s"),
 ];
 
 /// The same for bare numbers of seconds, with what stands before them and behind.
@@ -25,6 +26,7 @@ const SECONDS: &[(&str, &str)] = &[
     ("seconds[10s]) > 3600\n", "seconds[10s]) > 25\n"),
     ("seconds[10s]) > 60\n", "seconds[10s]) > 3\n"),
     ("[30s], 86400)", "[30s], 60)"),
+    ("[22s], 86400)", "[22s], 60)"),
 ];
 
 /// The configuration of a Prometheus with targets (name and address) of the job `tallyd`, and the
@@ -52,7 +54,7 @@ pub fn hurried(targets: &[(&str, String)]) -> (String, [(&'static str, String); 
     (config, [(RULES, with_short_durations(&text(RULES))), (ALERTS, alerts)])
 }
 
-/// Replaces what stands behind `for:` and in brackets.
+/// Replaces what stands behind `for:` and `offset`, and in brackets.
 fn with_short_durations(rules: &str) -> String {
     let lines = rules.split_inclusive('\n').map(|line| match line.trim_start() {
         comment if comment.starts_with('#') => line.to_owned(),
@@ -60,7 +62,7 @@ fn with_short_durations(rules: &str) -> String {
             let long = wait.trim_start_matches("for: ").trim_end();
             line.replace(long, short(long))
         }
-        _ => with_short_windows(line),
+        _ => with_short_offsets(&with_short_windows(line)),
     });
     lines.collect()
 }
@@ -75,6 +77,17 @@ fn with_short_windows(line: &str) -> String {
     done
 }
 
+fn with_short_offsets(line: &str) -> String {
+    let mut pieces = line.split(" offset ");
+    let mut done = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let end = piece.find(|letter: char| !letter.is_ascii_alphanumeric());
+        let (long, rest) = piece.split_at(end.unwrap_or(piece.len()));
+        done += &format!(" offset {}{rest}", short(long));
+    }
+    done
+}
+
 fn short(long: &str) -> &'static str {
     let known = DURATIONS.iter().find(|(known, _)| *known == long);
     known.unwrap_or_else(|| panic!("{long} has no short form in {}", file!())).1
@@ -82,9 +95,9 @@ fn short(long: &str) -> &'static str {
 
 #[test]
 fn every_duration_of_a_rule_is_replaced_and_nothing_else() {
-    let rule = "# for: 5m\nexpr: a:b:rate5m > max_over_time(c[5m]) - d[1h]\n  for: 15m\n\
+    let rule = "# for: 5m\nexpr: a:b:rate5m > max_over_time(c[5m]) - d[1h] offset 1h\n  for: 15m\n\
                 description: \"for 3m\"\n";
-    let short = "# for: 5m\nexpr: a:b:rate5m > max_over_time(c[10s]) - d[22s]\n  for: 15s\n\
+    let short = "# for: 5m\nexpr: a:b:rate5m > max_over_time(c[10s]) - d[22s] offset 22s\n  for: 15s\n\
                  description: \"for 3m\"\n";
     assert_eq!(with_short_durations(rule), short);
 }
