@@ -171,7 +171,7 @@ pub async fn jobs_die(stage: Stage) {
 
 /// The series of each begins with its death, so none increases.
 pub async fn new_kinds_die(stage: Stage) {
-    let daemon = Daemon::start("max_pairs = 100000\n");
+    let daemon = Daemon::start("max_pairs = 10000\n");
     stage.scraped(&daemon).await;
     let mut pace = pace();
     for number in 0.. {
