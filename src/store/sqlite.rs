@@ -61,6 +61,7 @@ mod open;
 mod queues;
 mod read;
 mod reading;
+mod recount;
 mod recover;
 mod rows;
 mod schema;

@@ -56,6 +56,7 @@ impl Image {
         let lock = File::create(kept.join("lock")).unwrap();
         lock.lock().unwrap();
         let place = kept.join("stages");
+        Mount::remove_below(&place);
         drop(fs::remove_dir_all(&place));
         let mut builder = Builder {
             source: source(),

@@ -106,6 +106,14 @@ async fn a_command_uses_no_more_than_its_limits() {
 }
 
 #[tokio::test]
+async fn a_command_is_ended_before_the_daemon_when_memory_runs_out() {
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let own: i32 = own.trim().parse().unwrap();
+    let end = end_of(sh("cat /proc/self/oom_score_adj")).await;
+    assert_eq!(end, completed(&format!("{}\n", own.max(500))));
+}
+
+#[tokio::test]
 async fn arguments_are_not_read_by_a_shell() {
     let invocation = command(&["/bin/echo", "$HOME; exit 1", "*"]);
     assert_eq!(end_of(invocation).await, completed("$HOME; exit 1 *\n"));

@@ -1,8 +1,10 @@
 //! `deploy/kubernetes/` as a cluster takes it: rendered by kubectl, valid, and true of tallyd.
 
+mod overlay;
 mod pods;
 mod rendered;
 mod serving;
+mod watched;
 mod wiring;
 
 use serde_json::{Value, json};

@@ -20,6 +20,15 @@ impl Mount {
         mount
     }
 
+    /// Unmounts what tests that were killed have left below a directory, the latest first.
+    pub fn remove_below(directory: &Path) {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("Linux has the list");
+        let places = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+        for place in places.filter(|place| place.starts_with(directory)) {
+            drop(Self(place.to_owned()));
+        }
+    }
+
     pub fn resize(&self, size: &str) {
         self.run("mount", &["-o", &format!("remount,size={size}")]);
     }

@@ -49,7 +49,7 @@ fn a_wrong_configuration_exits_2_with_file_line_and_key_and_touches_no_store() {
         ),
         (
             "data = \"other.db\"\nmax_pairs = \"many\"\n",
-            "2: max_pairs must be 1 to 100000, got \"many\"".to_owned(),
+            "2: max_pairs must be 1 to 10000, got \"many\"".to_owned(),
         ),
     ] {
         let directory = tempfile::tempdir().unwrap();

@@ -52,7 +52,7 @@ fn a_count_out_of_bounds_or_of_another_type_is_refused() {
             "tallyd.toml:1: max_payload must be 1KiB to 16MiB, a number of bytes or a size like \
              512KiB or 1MiB, got \"1GiB\"",
         ),
-        ("max_pairs = 1.5", "tallyd.toml:1: max_pairs must be 1 to 100000, got 1.5"),
+        ("max_pairs = 1.5", "tallyd.toml:1: max_pairs must be 1 to 10000, got 1.5"),
         (
             "max_queues = 1979-05-27",
             "tallyd.toml:1: max_queues must be 1 to 100000, got 1979-05-27",

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, StatVfs};
+use rustix::fs::{Access, FallocateFlags, StatVfs, access};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
@@ -61,6 +61,24 @@ pub(super) fn reserve_index(file: &Path) -> io::Result<File> {
         // There the store stops if it happens.
         Err(Errno::OPNOTSUPP | Errno::NOSYS) | Ok(()) => Ok(index),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether files can be made beside the store's, as its log, lock and reserve are. The engine has
+/// words for that in which no directory is named.
+pub(super) fn check_directory_of(file: &Path) -> Result<(), OpenError> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    match access(directory, Access::WRITE_OK | Access::EXEC_OK) {
+        Err(error @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) if directory.is_dir() => {
+            Err(OpenError::Io {
+                doing: "write in the directory",
+                file: std::path::absolute(directory).unwrap_or(directory.to_owned()),
+                source: error.into(),
+            })
+        }
+        // Whatever else is wrong with it is told where it is used.
+        _ => Ok(()),
     }
 }
 

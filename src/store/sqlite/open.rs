@@ -50,6 +50,7 @@ pub(in crate::store) fn open(
     }
     let named = &config.data;
     let io = |source| OpenError::Io { doing: "open", file: named.clone(), source };
+    disk::check_directory_of(named)?;
     disk::create_private(named).map_err(io)?;
     disk::sync_directory_of(named).map_err(io)?;
     // By any other name it is the same store, with the same lock.

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use rusqlite::{Row, params_from_iter};
-use tracing::warn;
 
 use super::Engine;
 use super::rows::Core;
@@ -14,17 +13,14 @@ use super::state::{QueueId, QueueState, check_row};
 use crate::clock::{Tick, Timestamp};
 use crate::job::{self, Event, Outcome, State};
 use crate::store::operation::Failure;
-use crate::store::{Recounted, Sweep, Swept};
-use crate::tally::{RowId, Totals};
+use crate::store::{Sweep, Swept};
+use crate::tally::Totals;
 
 /// The most rows of each sort that one sweep handles: about a millisecond of the writer's time.
 const STEP: usize = 200;
 
 /// The most jobs that one sweep prunes when as many have ended since the last: some 30 ms.
 const MOST_PRUNED: usize = 4_000;
-
-/// The most jobs that one step of the recount looks at, less than a millisecond's work.
-const RECOUNT_STEP: usize = 1_000;
 
 /// A time, or a tick, and a key: where a walk is.
 type Place = (i64, i64);
@@ -335,38 +331,6 @@ impl Engine {
             false // only what comes earlier than this needs to wake the sweeper
         });
         Ok(())
-    }
-
-    /// Compares the next jobs with the ledger.
-    pub(in crate::store) fn recount(&mut self) -> Result<Recounted, Failure> {
-        let mut recount = self.state.recount.take().unwrap_or_default();
-        let mut select = self.connection.prepare_cached(
-            "SELECT id, ledger, queue, state FROM jobs WHERE id > ? ORDER BY id LIMIT ?",
-        )?;
-        let mut rows = select.query((recount.cursor(), RECOUNT_STEP as i64))?;
-        let mut seen = 0;
-        while let Some(row) = rows.next()? {
-            let key = row.get(0)?;
-            let state = row.get_ref(3)?.as_str().ok().and_then(State::named);
-            match (state, row.get(1), row.get(2)) {
-                (Some(state), Ok(ledger), Ok(queue)) => {
-                    recount.visit(key, (RowId(ledger), queue), state);
-                }
-                _ => recount.skip(key), // it is missing then
-            }
-            seen += 1;
-        }
-        if seen == RECOUNT_STEP {
-            self.state.recount = Some(recount);
-            return Ok(Recounted::Going);
-        }
-        let queues = self.state.queues.iter().map(|(id, queue)| (id.0, &queue.counts));
-        let mismatch = recount.mismatch(&self.state.ledger, queues);
-        if mismatch != 0 {
-            warn!(event = "tally_mismatch", mismatch, "the ledger differs from the stored jobs");
-        }
-        self.metrics.set_tally_mismatch(mismatch);
-        Ok(Recounted::Done(mismatch))
     }
 }
 

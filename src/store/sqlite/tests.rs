@@ -17,8 +17,8 @@ use crate::store::{
 type Seen = Arc<Mutex<BTreeSet<String>>>;
 
 /// An open engine whose connections note what they run.
-struct Traced {
-    engine: Engine,
+pub(super) struct Traced {
+    pub(super) engine: Engine,
     readers: Readers,
     clock: Clock,
     seen: Seen,
@@ -26,7 +26,7 @@ struct Traced {
 }
 
 impl Traced {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut config = Config { data: directory.path().join("t.db"), ..Config::default() };
         config.defaults.max_completed = 0;
@@ -49,7 +49,7 @@ impl Traced {
         done
     }
 
-    fn create(&mut self, key: Option<&str>, start: Start) -> JobId {
+    pub(super) fn create(&mut self, key: Option<&str>, start: Start) -> JobId {
         let unique = key.map(|key| Unique { key: key.to_owned(), until: UniqueUntil::Done });
         let job = NewJob {
             queue: "q".to_owned(),

@@ -5,6 +5,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::write;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit,
 };
@@ -27,6 +29,7 @@ pub(super) fn tie_to_parent(command: &mut Command, limits: Vec<(Resource, Rlimit
             for (resource, limit) in &limits {
                 setrlimit(*resource, *limit)?;
             }
+            offer_for_memory();
             unblock_signals()
         });
     }
@@ -36,6 +39,15 @@ fn die_with(parent: Pid) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // A parent that ended before the call above will not trigger the signal any more.
     if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+}
+
+/// Has the kernel end the command before the daemon when memory runs out. Where it may not be said,
+/// or the daemon itself is offered more, the command is as the daemon is.
+fn offer_for_memory() {
+    if let Ok(file) = open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty()) {
+        // Fails if this would be less than the daemon has.
+        let _ = write(file, b"500");
+    }
 }
 
 /// The standard library hands the mask on as it is; a child that was started with SIGTERM

@@ -112,6 +112,20 @@ fn one_pod_owns_one_volume_and_drains_of_nodes_go_on() {
         let budget = &rendered.object("PodDisruptionBudget", "tallyd")["spec"];
         assert_eq!(budget["maxUnavailable"], 1, "one of one may be away");
         assert_eq!(budget["minAvailable"], Value::Null);
+        // Otherwise one that is not ready may not be evicted, as no other is.
+        assert_eq!(budget["unhealthyPodEvictionPolicy"], "AlwaysAllow");
+    }
+}
+
+/// In order, the controller waits for a pod to be ready before it replaces it.
+#[test]
+fn a_pod_that_never_became_ready_is_replaced_when_its_configuration_is_mended() {
+    for rendered in Rendered::all() {
+        let set = &rendered.object("StatefulSet", "tallyd")["spec"];
+        assert_eq!(set["podManagementPolicy"], "Parallel", "{}", rendered.place);
+        assert_eq!(set["updateStrategy"], Value::Null, "by itself, as is usual");
+        let map = rendered.object("ConfigMap", "tallyd")["metadata"]["name"].as_str().unwrap();
+        assert_ne!(map, "tallyd", "its name follows from what it holds, and changes the pod");
     }
 }
 

@@ -75,6 +75,14 @@ impl Rendered {
     }
 }
 
+/// The README's chapter on Kubernetes.
+pub fn chapter() -> String {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).expect("the README");
+    let (_, chapter) = readme.split_once("## Run it on Kubernetes\n").expect("its chapter");
+    chapter.split("\n## ").next().expect("it has text").to_owned()
+}
+
 /// The documents of a text in YAML.
 pub fn objects(yaml: &str) -> Vec<Value> {
     let output = python("kubernetes/yaml.py", &[], yaml);

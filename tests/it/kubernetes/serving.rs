@@ -51,14 +51,15 @@ async fn probes_and_scrapes_are_answered_at_the_address_of_the_pod() {
     let rendered = Rendered::whole();
     let pod = &rendered.object("StatefulSet", "tallyd")["spec"]["template"];
     let (daemon, metrics) = serve(&rendered);
-    for (probe, path) in [
-        ("startupProbe", "/-/ready"),
-        ("readinessProbe", "/-/ready"),
-        ("livenessProbe", "/-/healthy"),
+    // Callers that hold all connections of their port must not cause a restart.
+    for (probe, path, port, url) in [
+        ("startupProbe", "/-/ready", "http", daemon.url("/-/ready")),
+        ("readinessProbe", "/-/ready", "http", daemon.url("/-/ready")),
+        ("livenessProbe", "/-/healthy", "metrics", format!("http://{metrics}/-/healthy")),
     ] {
         let get = &container(pod)[probe]["httpGet"];
-        assert_eq!((&get["path"], &get["port"]), (&path.into(), &"http".into()), "{probe}");
-        let (status, text) = ask(&daemon, &daemon.url(path), "10.1.2.3:8255").await;
+        assert_eq!((&get["path"], &get["port"]), (&path.into(), &port.into()), "{probe}");
+        let (status, text) = ask(&daemon, &url, "10.1.2.3:8255").await;
         assert_eq!(status, StatusCode::OK, "{probe}: {text}");
     }
     let (status, text) = ask(&daemon, &format!("http://{metrics}/metrics"), "10.1.2.3:8256").await;

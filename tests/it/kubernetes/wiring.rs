@@ -31,7 +31,8 @@ fn every_selector_takes_the_pods_that_it_is_for() {
             let taken = selected(&rendered, &owner["spec"]["selector"]["matchLabels"]);
             assert_eq!(taken, [owner["kind"].as_str().unwrap()]);
         }
-        let service = rendered.object("Service", "tallyd");
+        let set = &rendered.object("StatefulSet", "tallyd")["spec"];
+        let service = rendered.object("Service", set["serviceName"].as_str().expect("a name"));
         let budget = rendered.object("PodDisruptionBudget", "tallyd");
         let policy = rendered.object("NetworkPolicy", "tallyd");
         for selector in [

@@ -1,6 +1,8 @@
 //! What a machine can have wrong: one clear line, no half start, and nothing lost.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use reqwest::StatusCode;
 use serde_json::json;
@@ -28,6 +30,31 @@ fn a_credential_that_cannot_be_read_exits_2_and_touches_no_store() {
     fs::create_dir(daemon.path("tallyd.toml")).unwrap();
     fails(&mut daemon, &supervisor, 2, "cannot read tallyd.toml: Is a directory");
     assert!(!daemon.path("tallyd.db").exists());
+}
+
+/// Has the daemon run as somebody who may not do everything.
+fn as_nobody(daemon: &mut Daemon) {
+    if rustix::process::geteuid().is_root() {
+        daemon.wrap(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_somebody_else_is_named_with_its_directory() {
+    let mut daemon = Daemon::start("");
+    assert_eq!(daemon.stop().code(), Some(0));
+    let directory = daemon.directory.path().canonicalize().unwrap();
+    let allow =
+        |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let supervisor = Supervisor::of_daemon(&mut daemon);
+    as_nobody(&mut daemon);
+    allow(&directory, 0o555);
+    allow(&daemon.path("tallyd.toml"), 0o000);
+    fails(&mut daemon, &supervisor, 2, "cannot read tallyd.toml: Permission denied");
+    allow(&daemon.path("tallyd.toml"), 0o444);
+    let said = format!("cannot write in the directory {}: Permission denied", directory.display());
+    fails(&mut daemon, &supervisor, 1, &said);
+    allow(&directory, 0o755);
 }
 
 #[tokio::test]

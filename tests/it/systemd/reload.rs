@@ -49,6 +49,7 @@ async fn a_hangup_applies_the_log_level_and_names_what_needs_a_restart() {
     let told = reload(&mut daemon, &supervisor, "reloaded");
     assert_eq!((&told["level"], &told["log_level"]), (&json!("WARN"), &json!("debug")));
     assert_eq!(told["keys"], "max_pairs, queues.new");
+    assert_eq!(told["file"], "tallyd.toml");
     assert!(!daemon.log().contains(&silent), "until then it told of no steps");
     tells_of_steps(&mut daemon).await;
     assert_eq!(daemon.scrape().await.value("tallyd_pairs_limit"), 500.0, "as before");

@@ -189,6 +189,8 @@ fn the_service_is_run_as_promised() {
     let is_set = |name| settings(&service).iter().any(|(known, _)| *known == name);
     assert!(!is_set("ProcSubset"), "it would hide when the process started");
     let seconds = |name| setting(&service, name).parse::<u64>().expect("seconds");
+    let (within, burst) = (seconds("StartLimitIntervalSec"), seconds("StartLimitBurst"));
+    assert!(burst * seconds("RestartSec") > within, "restarts after a crash never end");
     assert!(seconds("WatchdogSec") / 2 > 5, "the writer waits 5 s for who else writes the file");
 }
 
