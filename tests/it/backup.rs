@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::fixture::{Daemon, MOST_WAL_BYTES, PATIENCE, client};
-use crate::oracle::{Stored, identity_of_store};
+use crate::stored::{Stored, identity_of_store};
 
 /// What a daemon of these tests is started with.
 const CONFIG: &str = "backup_dir = \"backups\"\n[queues.q]\nlease = \"10m\"\n";

@@ -1,4 +1,6 @@
 //! One binary for all tests that need more than one module; each file is named by what it promises.
+//!
+//! Tests that break things on purpose, and run long, are in `tests/torture`.
 
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
@@ -14,7 +16,6 @@ mod command_line;
 mod commands;
 mod config;
 mod container;
-mod crash;
 mod create_file;
 mod dashboard;
 mod demo;
@@ -23,12 +24,11 @@ mod exact;
 mod example;
 mod exec;
 mod exposition;
-mod faults;
-mod first_start;
+/// `tests/torture` uses the rest of it.
+#[allow(dead_code)]
 mod fixture;
 mod formats;
 mod http;
-mod journal;
 mod kubernetes;
 mod leases;
 mod life;
@@ -37,25 +37,25 @@ mod long_poll;
 mod model;
 mod mount;
 mod openapi;
-mod oracle;
 mod packaging;
 mod processes;
 mod prometheus;
 mod push;
 mod readme;
 mod receiver;
-mod recovery;
 mod refusals;
 mod rules;
 mod running;
 mod sample_workers;
-mod scrape;
 mod series;
 mod serve;
 mod stalls;
 mod start;
 mod steps;
 mod store;
+/// `tests/torture` uses the rest of it.
+#[allow(dead_code)]
+mod stored;
 mod strace;
 mod systemd;
 mod tampered;

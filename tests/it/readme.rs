@@ -17,7 +17,7 @@ fn its_table_of_metrics_is_the_catalogue() {
     assert!(readme().contains(&table), "run `tallyd metrics --markdown` and put the table there");
 }
 
-/// Tests are named `module::test`; each must stand in that module of `tests/it`, or of `src`.
+/// Tests are named `module::test`; each must stand in that module of the tests, or of `src`.
 #[test]
 fn the_tests_that_it_names_exist() {
     let readme = readme();
@@ -31,7 +31,7 @@ fn the_tests_that_it_names_exist() {
     assert!(named.len() >= 10, "the promises name their tests, but only {named:?} were found");
     for (module, test) in named {
         let file = format!("{}.rs", module.replace("::", "/"));
-        let places = ["tests/it", "src"].map(|place| Path::new(place).join(&file));
+        let places = ["tests/it", "tests/torture", "src"].map(|place| Path::new(place).join(&file));
         let read = |path: &PathBuf| {
             std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).ok()
         };

@@ -8,8 +8,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::fixture::{Daemon, Scrape};
-use crate::oracle::identity_of_store;
 use crate::processes::Line;
+use crate::stored::identity_of_store;
 
 /// A configuration with one queue, `work`, whose jobs run a shell script in the daemon's directory.
 pub fn queue(settings: &str, script: &str) -> String {

@@ -9,7 +9,7 @@ use tallyd::store::{Action, BackupError, Bulk, NewJob, StoreError, Sweep};
 use tallyd::tally::Count;
 
 use crate::bed::{Bed, claim, job};
-use crate::oracle::Stored;
+use crate::stored::Stored;
 
 /// A store whose backups go into its own directory, and that keeps few jobs that have ended.
 fn bed() -> Bed {

@@ -2,15 +2,13 @@
 
 mod final_state;
 mod runs;
-mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::fixture::Scrape;
-
 pub use self::runs::Run;
-pub use self::stored::{Counted, Job, Stored, Totals, identity_of_store};
+use crate::fixture::Scrape;
+use crate::stored::{Job, Stored};
 
 /// The store counts a lease by whole milliseconds, so it may last this much less than it says.
 const TICK: Duration = Duration::from_millis(1);

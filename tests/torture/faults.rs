@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::fixture::{Daemon, MOST_WAL_BYTES, PATIENCE};
-use crate::oracle::Stored;
+use crate::stored::Stored;
 use crate::strace::trace;
 
 /// P6 promises a second; a loaded machine gets five.

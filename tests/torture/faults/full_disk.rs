@@ -18,7 +18,8 @@ use super::{
 use crate::fixture::{Daemon, PATIENCE};
 use crate::journal::Journal;
 use crate::mount::Mount;
-use crate::oracle::{Entry, Stored, violations};
+use crate::oracle::{Entry, violations};
+use crate::stored::Stored;
 use crate::strace::trace;
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Given, Job, Known, Run, Stored};
+use super::{Given, Known, Run};
+use crate::stored::{Job, Stored};
 
 /// What the store does not hold as it must, one line each.
 pub(super) fn wrong(known: &Known<'_>, runs: &[Run], stored: &Stored) -> Vec<String> {

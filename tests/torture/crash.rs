@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 use self::clients::Client;
 use crate::fixture::{Daemon, MOST_WAL_BYTES, scaled};
 use crate::journal::Journal;
-use crate::oracle::{Run, Scrapes, Stored, violations};
+use crate::oracle::{Run, Scrapes, violations};
+use crate::stored::Stored;
 
 /// A queue whose commands report the start and the end of each attempt, two for outside workers,
 /// and quick retries; more pairs than have a row of their own, and no retention.

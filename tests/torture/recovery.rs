@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::bed::copy_store;
 use crate::fixture::{Daemon, ended_by};
-use crate::oracle::{Job, Stored};
+use crate::stored::{Job, Stored};
 use crate::strace::trace;
 
 /// Commands that do not end by themselves, and a drain that does not wait for them.

@@ -1,6 +1,7 @@
 //! The judge is judged: a sound history passes, and each thing that may go wrong is found.
 
 use super::*;
+use crate::stored::{Counted, Totals};
 
 /// A job with this mark; so is its id.
 fn job(mark: u64, state: &str, attempt: u64) -> Job {

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::fixture::{Daemon, ended_by};
-use crate::oracle::Stored;
+use crate::stored::Stored;
 use crate::strace::trace;
 
 /// The calls that change files.
