@@ -29,7 +29,7 @@ use self::socket::Socket;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::server::{self, Api, LINGER, Role};
+use crate::server::{self, Api, Guard, LINGER, Routes};
 use crate::store::{OpenError, Store, StoreError};
 use crate::sweeper::Sweeper;
 use crate::worker::exec::{GRACE, end_leftovers};
@@ -156,9 +156,9 @@ impl Daemon {
         let api = Api::new(store.clone(), metrics.clone(), config.clone(), claiming.clone());
         let (servers, scraped) = (TaskTracker::new(), TaskTracker::new());
         let (deaf, serving, scraping) = (&signals.deaf, &signals.serving, &signals.scraping);
-        servers.spawn(serve(api.clone(), main, Role::of_main(&config), serving, deaf));
+        servers.spawn(serve(api.clone(), main, Routes::of_main(&config), serving, deaf));
         if let Some((listener, address)) = for_metrics {
-            scraped.spawn(serve(api.clone(), listener, Role::MetricsOnly, scraping, deaf));
+            scraped.spawn(serve(api.clone(), listener, Routes::MetricsOnly, scraping, deaf));
             info!(event = "listening", %address, "serving metrics");
         }
         servers.close();
@@ -189,6 +189,11 @@ impl Daemon {
     /// Where the HTTP interface listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Who may call, and what for.
+    pub fn guard(&self) -> Arc<Guard> {
+        self.api.guard()
     }
 
     /// The counts; they can be read after the end as well.
@@ -306,13 +311,13 @@ fn sweeper_died(ended: Result<Result<(), StoreError>, JoinError>) -> DaemonError
 fn serve(
     api: Arc<Api>,
     listener: TcpListener,
-    role: Role,
+    has: Routes,
     stop: &CancellationToken,
     deaf: &CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     let (stop, ends) = (stop.clone(), deaf.clone().drop_guard());
     async move {
-        server::serve(api, listener, role, stop.clone()).await;
+        server::serve(api, listener, has, stop.clone()).await;
         if stop.is_cancelled() {
             ends.disarm();
         }

@@ -60,6 +60,7 @@ async function call(path, body, timeout = 15_000, opened = () => {}) {
   const { request } = options.server.startsWith("https:") ? https : http;
   const url = options.server.replace(/\/$/, "") + path;
   const headers = { "content-type": "application/json" };
+  if (process.env.TALLYD_TOKEN) headers.authorization = `Bearer ${process.env.TALLYD_TOKEN}`;
   const answer = await new Promise((resolve, reject) => {
     const asked = request(url, { method: "POST", agent: false, headers, timeout }, resolve);
     asked.on("timeout", () => asked.destroy(new Error("no answer in time"))).on("error", reject);

@@ -67,7 +67,7 @@ async fn serve(
 ) -> Result<(), DaemonError> {
     let Some(daemon) = Daemon::start(config, systemd, &stop).await? else { return Ok(()) };
     // Once it serves, so that no reload tells of a readiness that is not there yet.
-    tokio::spawn(stop.clone().run_until_cancelled_owned(reloading.run()));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(reloading.run(daemon.guard())));
     daemon.run(&stop).await
 }
 

@@ -90,11 +90,13 @@ pub(super) struct Section<'a> {
     path: String,
     table: &'a DeTable<'a>,
     known: Vec<&'static str>,
+    /// Where it begins, if it is an element of a list.
+    begin: Range<usize>,
 }
 
 impl<'a> Section<'a> {
     fn new(document: &'a Document<'a>, path: String, table: &'a DeTable<'a>) -> Self {
-        Self { document, path, table, known: Vec::new() }
+        Self { document, path, table, known: Vec::new(), begin: 0..0 }
     }
 
     /// Puts the value of `key` into `target` if the table has it and `rule` finds it right.
@@ -165,6 +167,30 @@ impl<'a> Section<'a> {
         self.below(key, value)
     }
 
+    /// The tables of the list `key`, if this table has it; `notation` is how to write one.
+    pub(super) fn list_of_tables(&mut self, key: &'static str, notation: &str) -> Vec<Self> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(elements) = value.get_ref().as_array() else {
+            let got = type_name(value.get_ref());
+            self.object(key, &format!("must be tables, each under {notation}, got {got}"));
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (index, element) in elements.iter().enumerate() {
+            let path = format!("{}[{index}]", self.path_of(key));
+            match element.get_ref().as_table() {
+                Some(table) => {
+                    tables.push(Self {
+                        begin: element.span(),
+                        ..Self::new(self.document, path, table)
+                    });
+                }
+                None => self.document.refuse(&path, "must be a table", element),
+            }
+        }
+        tables
+    }
+
     /// All keys with the tables behind them.
     pub(super) fn tables(&self) -> Vec<(&'a str, Self)> {
         let named = |(key, value): (&'a Spanned<DeString<'a>>, &'a Spanned<DeValue<'a>>)| {
@@ -195,6 +221,11 @@ impl<'a> Section<'a> {
             let text = format!("{} {wrong}", self.path_of(key.get_ref()));
             self.document.note_at(&key.span(), text);
         }
+    }
+
+    /// Notes what is wrong about an element of a list of tables as a whole.
+    pub(super) fn complain(&self, wrong: &str) {
+        self.document.note_at(&self.begin, format!("{} {wrong}", self.path));
     }
 
     /// Notes every key that was not asked for.

@@ -73,7 +73,7 @@ pub struct Overrides {
         value_parser = |text: &str| limits::log_level(Some(text)))]
     pub log_level: Option<LogLevel>,
 
-    /// Listen beyond loopback although nothing authenticates the callers
+    /// Listen beyond loopback although there are no tokens to know callers by
     #[arg(long, env = "TALLYD_INSECURE", value_name = "BOOL", num_args = 0..=1,
         require_equals = true, default_missing_value = "true",
         value_parser = BoolishValueParser::new())]

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, Role, Shared, routes};
+use super::{Api, Routes, Shared, routes};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -40,9 +40,9 @@ impl Fixture {
         Self { api, draining, _directory: directory }
     }
 
-    /// What a listener of this role answers.
-    pub(super) async fn send(&self, role: Role, request: Request<Body>) -> Response<Body> {
-        let service = TowerToHyperService::new(routes::router(self.api.clone(), role));
+    /// What a listener with these routes answers.
+    pub(super) async fn send(&self, has: Routes, request: Request<Body>) -> Response<Body> {
+        let service = TowerToHyperService::new(routes::router(self.api.clone(), has));
         service.call(request).await.into_response()
     }
 
@@ -53,7 +53,7 @@ impl Fixture {
             request = request.header("content-type", "application/json");
         }
         let request = request.body(Body::from(body.to_owned())).expect("a valid request");
-        let response = self.send(Role::Whole, request).await;
+        let response = self.send(Routes::Whole, request).await;
         let status = response.status();
         let body = response.into_body().collect().await.expect("the body is whole").to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! What every request passes on its way in and out: host and origin checks, panics, headers, counts, a log line.
+//! What every request passes on its way in and out: host, token and origin checks, panics, headers, counts, a log line.
 
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
 use tracing::{debug, error};
 
+use super::auth::{Caller, Needs};
 use super::error::{ApiError, Code};
 use super::{Api, Shared};
 
@@ -26,21 +27,23 @@ const NO_ROUTE: &str = "other";
 pub(super) const HEALTH: [&str; 2] = ["/-/healthy", "/-/ready"];
 
 /// Lets a request through to its route, and sees to its answer.
-pub(super) async fn pass(State(api): State<Shared>, request: Request, next: Next) -> Response {
+pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
     let method = method_label(request.method());
     let mut counted = Counted { api: &api, route, method, start: Instant::now(), status: HUNG_UP };
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
-    let allowed = HEALTH
-        .contains(&route)
-        .then_some(())
-        .map_or_else(|| check_host(request.headers(), request.uri(), &api.config.hosts), Ok)
-        .and_then(|()| check_origin(request.method(), request.headers()))
-        .and_then(|()| check_query(route, request.method(), request.uri()));
+    let allowed = check_caller(&api, route, &request).and_then(|caller| {
+        check_origin(request.method(), request.headers())?;
+        check_query(route, request.method(), request.uri())?;
+        Ok(caller)
+    });
     let mut response = match allowed {
-        Ok(()) => caught(route, next.run(request)).await,
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            caught(route, next.run(request)).await
+        }
         Err(refused) => refused.into_response(),
     };
 
@@ -82,6 +85,22 @@ impl Drop for Counted<'_> {
         let seconds = self.start.elapsed().as_secs_f64();
         self.api.metrics.http_request(self.route, self.method, self.status, seconds);
     }
+}
+
+/// Who calls, if that may be done. Whoever has a token need not care what the host is called.
+fn check_caller(api: &Api, route: &str, request: &Request) -> Result<Caller, ApiError> {
+    let needs = api.guard.needs(route, request.method());
+    if needs == Needs::Nothing {
+        return Ok(Caller::Anybody);
+    }
+    let headers = request.headers();
+    let caller = api.guard.identify(headers);
+    if !matches!(caller, Ok(Caller::Bearer(_))) {
+        check_host(headers, request.uri(), &api.config.hosts)?;
+    }
+    let caller = caller.map_err(|unknown| api.guard.refuse(unknown))?;
+    caller.check(needs)?;
+    Ok(caller)
 }
 
 /// Refuses a query where the API defines none: what is meant by it would be ignored.

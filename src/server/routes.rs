@@ -9,6 +9,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
+use super::auth::Needs;
 use super::backups::{self, BackupView};
 use super::body::Media;
 use super::error::{ApiError, Code};
@@ -20,7 +21,8 @@ use super::pages::MetricsQuery;
 use super::query::ListQuery;
 use super::queues::{BulkRequest, BulkView, QueueView, QueuesView};
 use super::stats::StatsView;
-use super::{Role, Shared, accept, gate, jobs, leases, pages, queues, stats};
+use super::{Routes, Shared, accept, gate, jobs, leases, pages, queues, stats};
+use crate::config::Role;
 
 /// One route: how it is called, what it does, what it takes and answers.
 pub(super) struct Route {
@@ -37,6 +39,8 @@ pub(super) struct Route {
     pub(super) refusals: &'static [Code],
     /// Those of the part of the store that it asks.
     pub(super) store: &'static [Code],
+    /// What its callers need.
+    pub(super) needs: Needs,
     handler: MethodRouter<Shared, Infallible>,
 }
 
@@ -68,6 +72,7 @@ impl Route {
             answers: Vec::new(),
             refusals: &[],
             store: &[],
+            needs: OPERATORS,
             handler: on(filter, handler),
         }
     }
@@ -97,6 +102,11 @@ impl Route {
         self
     }
 
+    fn needs(mut self, needs: Needs) -> Self {
+        self.needs = needs;
+        self
+    }
+
     /// Asks the writer of the store, also if nothing is changed.
     fn writes(mut self) -> Self {
         self.store = WRITER;
@@ -114,6 +124,18 @@ impl Route {
         self
     }
 }
+
+/// Who creates jobs, on which queues is looked at later; who sees them; who sees queues.
+const CREATORS: Needs = Needs::Role(&[Role::Create, Role::Exec]);
+const READERS_OF_JOBS: Needs = Needs::Role(&[Role::Create, Role::Exec, Role::Work]);
+const READERS_OF_QUEUES: Needs =
+    Needs::Role(&[Role::Create, Role::Exec, Role::Work, Role::Metrics]);
+
+/// Who runs jobs, who reads the counts of all queues, and who does what only operators do.
+const WORKERS: Needs = Needs::Role(&[Role::Work]);
+const READERS_OF_COUNTS: Needs = Needs::RoleOnAll(&[Role::Metrics]);
+const OPERATORS: Needs = Needs::Role(&[]);
+const OPERATORS_OF_ALL: Needs = Needs::RoleOnAll(&[]);
 
 /// What may be wrong with the store when something is to be written.
 const WRITER: &[Code] = &[Code::StoreBusy, Code::DiskFull, Code::StoreStopped];
@@ -151,6 +173,7 @@ const QUEUE: &[Code] = &[Code::InvalidName, Code::QueueNotFound];
 /// The routes, in the order in which people should read them.
 pub(super) fn table() -> Vec<Route> {
     let mut table = job_routes();
+    table.extend(one_job_routes());
     table.extend(queue_routes());
     table.extend(lease_routes());
     table.push(backup_route());
@@ -159,11 +182,9 @@ pub(super) fn table() -> Vec<Route> {
 }
 
 fn job_routes() -> Vec<Route> {
-    const ONE: &[Code] = &[Code::JobNotFound, Code::InvalidState, Code::JobDamaged];
-    const REQUEUE: &[Code] =
-        &[Code::JobNotFound, Code::InvalidState, Code::UniqueKeyHeld, Code::JobDamaged];
     vec![
         Route::new(Method::POST, "/v1/jobs", "createJob", "creates a job", jobs::create)
+            .needs(CREATORS)
             .takes::<CreateJob>(Media::Json)
             .answers::<CreatedView>(201)
             .answers::<CreatedView>(200)
@@ -176,19 +197,31 @@ fn job_routes() -> Vec<Route> {
             "creates many jobs, all or none",
             jobs::create_batch,
         )
+        .needs(CREATORS)
         .takes::<Vec<CreateJob>>(Media::Json)
         .takes::<CreateJob>(Media::NdJson)
         .answers::<BatchView>(201)
         .refuses(CREATE_MANY)
         .writes(),
         Route::new(Method::GET, "/v1/jobs", "listJobs", "lists jobs, newest first", jobs::list)
+            .needs(READERS_OF_JOBS)
             .query::<ListQuery>()
             .answers::<PageView>(200)
             .reads(),
         Route::new(Method::GET, "/v1/jobs/{id}", "showJob", "shows a job", jobs::show)
+            .needs(READERS_OF_JOBS)
             .answers::<JobView>(200)
             .refuses(&[Code::JobNotFound])
             .reads(),
+    ]
+}
+
+/// What is done to one job that exists.
+fn one_job_routes() -> [Route; 3] {
+    const ONE: &[Code] = &[Code::JobNotFound, Code::InvalidState, Code::JobDamaged];
+    const REQUEUE: &[Code] =
+        &[Code::JobNotFound, Code::InvalidState, Code::UniqueKeyHeld, Code::JobDamaged];
+    [
         Route::new(
             Method::POST,
             "/v1/jobs/{id}/cancel",
@@ -196,6 +229,7 @@ fn job_routes() -> Vec<Route> {
             "cancels a job that has not ended",
             jobs::cancel,
         )
+        .needs(CREATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<JobView>(200)
         .refuses(ONE)
@@ -207,6 +241,7 @@ fn job_routes() -> Vec<Route> {
             "puts a dead job back",
             jobs::requeue,
         )
+        .needs(OPERATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<JobView>(200)
         .refuses(REQUEUE)
@@ -218,6 +253,7 @@ fn job_routes() -> Vec<Route> {
             "removes a dead job",
             jobs::discard,
         )
+        .needs(OPERATORS)
         .answers_nothing()
         .refuses(ONE)
         .writes(),
@@ -230,13 +266,16 @@ fn queue_routes() -> Vec<Route> {
         &[Code::InvalidName, Code::QueueNotFound, Code::QueueNotEmpty, Code::QueueConfigured];
     let mut routes = vec![
         Route::new(Method::GET, "/v1/queues", "listQueues", "lists queues", queues::list)
+            .needs(READERS_OF_QUEUES)
             .answers::<QueuesView>(200)
             .writes(),
         Route::new(Method::GET, ONE, "showQueue", "shows a queue", queues::show)
+            .needs(READERS_OF_QUEUES)
             .answers::<QueueView>(200)
             .refuses(QUEUE)
             .writes(),
         Route::new(Method::DELETE, ONE, "forgetQueue", "forgets an empty queue", queues::forget)
+            .needs(OPERATORS)
             .answers_nothing()
             .refuses(FORGET)
             .writes(),
@@ -247,6 +286,7 @@ fn queue_routes() -> Vec<Route> {
             "stops claims from a queue",
             queues::pause,
         )
+        .needs(OPERATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<QueueView>(200)
         .refuses(QUEUE)
@@ -258,6 +298,7 @@ fn queue_routes() -> Vec<Route> {
             "allows claims from a queue again",
             queues::resume,
         )
+        .needs(OPERATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<QueueView>(200)
         .refuses(QUEUE)
@@ -290,7 +331,12 @@ fn bulk_routes() -> [Route; 3] {
         queues::discard_dead,
     );
     [cancel, requeue, discard].map(|route| {
-        route.takes::<BulkRequest>(Media::Json).answers::<BulkView>(200).refuses(QUEUE).writes()
+        route
+            .needs(OPERATORS)
+            .takes::<BulkRequest>(Media::Json)
+            .answers::<BulkView>(200)
+            .refuses(QUEUE)
+            .writes()
     })
 }
 
@@ -307,6 +353,7 @@ fn lease_routes() -> Vec<Route> {
             "leases ready jobs to a worker, and waits for them if asked to",
             leases::lease,
         )
+        .needs(WORKERS)
         .takes::<LeaseRequest>(Media::Json)
         .answers::<LeasesView>(200)
         .refuses(LEASE)
@@ -318,6 +365,7 @@ fn lease_routes() -> Vec<Route> {
             "ends attempts: completed, failed or released",
             leases::finish,
         )
+        .needs(WORKERS)
         .takes::<Vec<FinishItem>>(Media::Json)
         .answers::<ResultsView>(200)
         .refuses(FINISH)
@@ -329,6 +377,7 @@ fn lease_routes() -> Vec<Route> {
             "makes leases last longer",
             leases::renew,
         )
+        .needs(WORKERS)
         .takes::<RenewRequest>(Media::Json)
         .answers::<ResultsView>(200)
         .refuses(&[Code::TooManyItems])
@@ -346,6 +395,7 @@ fn backup_route() -> Route {
         "writes a copy of the store into backup_dir",
         backups::write,
     )
+    .needs(OPERATORS_OF_ALL)
     .takes::<Nothing>(Media::Json)
     .answers::<BackupView>(200)
     .refuses(BACKUP)
@@ -355,18 +405,22 @@ fn backup_route() -> Route {
 fn page_routes() -> Vec<Route> {
     vec![
         Route::new(Method::GET, "/v1/stats", "showStats", "all counts, in one cut", stats::show)
+            .needs(READERS_OF_COUNTS)
             .answers::<StatsView>(200)
             .refuses(&[Code::ServerBusy]),
         Route::new(Method::GET, METRICS, "showMetrics", "for Prometheus", pages::exposition)
+            .needs(READERS_OF_COUNTS)
             .query::<MetricsQuery>()
             .answers_as::<String>(200, accept::TEXT)
             .answers_as::<String>(200, accept::OPEN_METRICS[0])
             .answers_as::<String>(200, accept::OPEN_METRICS[1])
             .refuses(&[Code::ServerBusy]),
         Route::new(Method::GET, gate::HEALTH[0], "isHealthy", "whether it serves", pages::healthy)
+            .needs(Needs::Nothing)
             .answers_as::<String>(200, pages::TEXT)
             .refuses(&[Code::StoreStopped]),
         Route::new(Method::GET, gate::HEALTH[1], "isReady", "whether it takes work", pages::ready)
+            .needs(Needs::Nothing)
             .answers_as::<String>(200, pages::TEXT)
             .refuses(&[Code::Draining, Code::StoreStopped]),
         Route::new(
@@ -376,8 +430,10 @@ fn page_routes() -> Vec<Route> {
             "the description of this API",
             pages::description,
         )
+        .needs(Needs::Token)
         .answers::<serde_json::Value>(200),
         Route::new(Method::GET, "/", "land", "this page", pages::landing)
+            .needs(Needs::Token)
             .answers_as::<String>(200, pages::HTML),
     ]
 }
@@ -385,8 +441,8 @@ fn page_routes() -> Vec<Route> {
 /// The exposition's path, which may have a listener of its own.
 const METRICS: &str = "/metrics";
 
-impl Role {
-    /// Whether a listener of this role has the route.
+impl Routes {
+    /// Whether the route is one of these.
     fn has(self, path: &str) -> bool {
         match self {
             Self::Whole => true,
@@ -397,10 +453,10 @@ impl Role {
 }
 
 /// The routes of one listener, behind the gate.
-pub(super) fn router(api: Shared, role: Role) -> Router {
+pub(super) fn router(api: Shared, has: Routes) -> Router {
     table()
         .into_iter()
-        .filter(|route| role.has(route.path))
+        .filter(|route| has.has(route.path))
         .fold(Router::new(), |router, route| router.route(route.path, route.handler))
         .fallback(no_route)
         .method_not_allowed_fallback(other_method)
