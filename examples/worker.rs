@@ -85,8 +85,9 @@ async fn serve(client: Client, request: LeaseRequest, stop: CancellationToken) {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = std::env::var("TALLYD_SERVER").unwrap_or("http://127.0.0.1:8255".to_owned());
     let (mut client, stop) = (Client::new(&server)?, CancellationToken::new());
-    if let Ok(token) = std::env::var("TALLYD_TOKEN") {
-        client = client.with_token(&token)?;
+    let token = std::env::var("TALLYD_TOKEN").unwrap_or_default();
+    if !token.trim().is_empty() {
+        client = client.with_token(token.trim())?;
     }
     let request = LeaseRequest {
         queues: vec![std::env::args().nth(1).unwrap_or("default".to_owned())],

@@ -151,9 +151,9 @@ impl Daemon {
         let signals = Signals::new();
         let (claiming, interrupt) = (&signals.claiming, &signals.interrupt);
         let workers = Workers::start(&store, &config, &metrics, claiming, interrupt, &clock)?;
-        let sweeper = Sweeper::new(store.clone(), metrics.clone(), clock);
+        let sweeper = Sweeper::new(store.clone(), metrics.clone(), clock.clone());
         let sweeper = tokio::spawn(sweeper.run(signals.sweeping.clone()));
-        let api = Api::new(store.clone(), metrics.clone(), config.clone(), claiming.clone());
+        let api = Api::new(store.clone(), metrics.clone(), config.clone(), claiming.clone(), clock);
         let (servers, scraped) = (TaskTracker::new(), TaskTracker::new());
         let (deaf, serving, scraping) = (&signals.deaf, &signals.serving, &signals.scraping);
         servers.spawn(serve(api.clone(), main, Routes::of_main(&config), serving, deaf));
@@ -170,7 +170,8 @@ impl Daemon {
             tokio::spawn(pulse.run(signals.pulsing.clone()));
         }
         notifier.ready(&format!("serving on {address}")).await;
-        info!(event = "listening", %address, data = %config.data.display(), "tallyd is ready");
+        let (data, tokens) = (config.data.display(), config.tokens.all().count());
+        info!(event = "listening", %address, %data, tokens, "tallyd is ready");
         Ok(Some(Self {
             config,
             store,

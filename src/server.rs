@@ -1,6 +1,6 @@
 //! The HTTP interface: what every request shares, and the one way to serve it.
 //!
-//! A request passes `connections` (limits, timeouts), `gate` (host check, counts, panics) and
+//! A request passes `connections` (limits, timeouts), `gate` (tokens, host check, counts, panics) and
 //! the table in `routes`, which the router and the API's description are both made of.
 //! `receiver` is no part of it: it answers pushes, for the commands that need someone to push to.
 
@@ -82,8 +82,9 @@ impl Api {
         metrics: Arc<Metrics>,
         config: Arc<Config>,
         draining: CancellationToken,
+        clock: Clock,
     ) -> Arc<Self> {
-        let guard = Arc::new(Guard::new(&config, Clock::system(), &routes::table()));
+        let guard = Arc::new(Guard::new(&config, clock, &routes::table()));
         Arc::new(Self {
             store,
             metrics,

@@ -58,7 +58,10 @@ impl Connection {
             Some(file) => read(file)
                 .map(Some)
                 .map_err(|source| Failure::Usage(Unreadable { file: file.clone(), source }.into())),
-            None => Ok(env::var(TOKEN).ok().filter(|token| !token.is_empty())),
+            None => {
+                let token = env::var(TOKEN).map(|token| token.trim().to_owned());
+                Ok(token.ok().filter(|token| !token.is_empty()))
+            }
         }
     }
 }

@@ -1,6 +1,10 @@
 //! `tallyd token new`: a token for a caller, and its block for the server's configuration.
 
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine;
@@ -8,19 +12,27 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use rand::TryRng;
 use rand::rngs::SysRng;
-use sha2::{Digest, Sha256};
 
 use super::{Failure, output};
 use crate::clock::Clock;
+use crate::config::Role;
 use crate::config::limits::{self, queue_or_kind};
-use crate::config::{Role, tokens};
+use crate::config::tokens::{self, Hash, PREFIX};
 
 /// How long a token may be valid that ever ends.
 const VALID: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(3650 * 24 * 60 * 60);
 
-/// What tokens begin with, so that whoever finds one knows what it is.
-const PREFIX: &str = "tallyd_";
+/// What stands above a block that is printed.
+const COMMENT: &str = "# for the configuration of the server, or its token_file";
+
+/// Why a block is not where it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot put the block into {}", .file.display())]
+struct Unwritable {
+    file: PathBuf,
+    source: io::Error,
+}
 
 /// The commands about tokens.
 #[derive(Debug, clap::Args)]
@@ -56,6 +68,10 @@ struct New {
     #[arg(long, env = "TALLYD_TOKEN_EXPIRES_IN", value_name = "DURATION",
         value_parser = |text: &str| limits::duration(Some(text), &VALID))]
     expires_in: Option<Duration>,
+
+    /// Put the block at the end of this file, and print the token alone
+    #[arg(long, env = "TALLYD_TOKEN_APPEND_TO", value_name = "FILE")]
+    append_to: Option<PathBuf>,
 }
 
 impl Token {
@@ -81,15 +97,28 @@ impl New {
         let token = generate()?;
         let block = tokens::block(&crate::config::Token {
             name: self.name.clone(),
-            sha256: Sha256::digest(token.as_bytes()).into(),
+            sha256: Hash::of(&token),
             roles: self.roles.iter().copied().collect(),
             queues: self.queues.as_ref().map(|queues| BTreeSet::from_iter(queues.iter().cloned())),
             expires_at: self.expires_in.map(end).transpose()?,
         });
-        output::print(&format!(
-            "{token}\n\n# for the configuration of the server, or its token_file\n{block}"
-        ))
+        match &self.append_to {
+            None => output::print(&format!("{token}\n\n{COMMENT}\n{block}")),
+            Some(file) => {
+                append(file, &block).map_err(|source| {
+                    Failure::Other(Unwritable { file: file.clone(), source }.into())
+                })?;
+                output::print(&format!("{token}\n"))
+            }
+        }
     }
+}
+
+/// Puts a block behind what a file has; one that is new is for its owner only.
+fn append(file: &Path, block: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(file)?;
+    let gap = if file.metadata()?.len() > 0 { "\n" } else { "" };
+    file.write_all(format!("{gap}{block}").as_bytes())
 }
 
 /// 256 random bits, in letters and digits.

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::load::Mistake;
+use super::tokens::PREFIX;
 
 /// The most characters of a wrong value that a message shows.
 const MAX_SHOWN_CHARS: usize = 80;
@@ -69,12 +70,13 @@ impl<'a> Document<'a> {
         self.note(Some(line_at(self.text, span.start)), text);
     }
 
-    /// A value in the words of the file, or its type if that would be long.
+    /// A value in the words of the file, or its type if that would be long, or looks like a token.
     fn show(&self, value: &Spanned<DeValue<'_>>) -> String {
         match self.text.get(value.span()) {
             Some(text)
                 if text.chars().count() <= MAX_SHOWN_CHARS
                     && !text.chars().any(char::is_control)
+                    && !text.contains(PREFIX)
                     && !value.get_ref().is_table() =>
             {
                 text.to_owned()
@@ -185,7 +187,11 @@ impl<'a> Section<'a> {
                         ..Self::new(self.document, path, table)
                     });
                 }
-                None => self.document.refuse(&path, "must be a table", element),
+                None => {
+                    let got = type_name(element.get_ref());
+                    self.document
+                        .note_at(&element.span(), format!("{path} must be a table, got {got}"));
+                }
             }
         }
         tables
@@ -223,8 +229,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Notes what is wrong about an element of a list of tables as a whole.
-    pub(super) fn complain(&self, wrong: &str) {
+    /// Notes what is wrong about this table, an element of a list, as a whole.
+    pub(super) fn whole(&self, wrong: &str) {
         self.document.note_at(&self.begin, format!("{} {wrong}", self.path));
     }
 

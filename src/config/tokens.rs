@@ -1,11 +1,13 @@
 //! The tokens of callers: whose they are, what they allow, where, and until when.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 use toml::de::DeValue;
 
 use super::document::{Document, Section};
@@ -14,6 +16,12 @@ use super::load::{ConfigError, as_text};
 
 /// The most bytes of a file of tokens, tens of thousands of them.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// The most tokens: an unknown one is compared with each.
+const MAX_TOKENS: usize = 1_000;
+
+/// What tokens begin with, so that whoever finds one knows what it is.
+pub const PREFIX: &str = "tallyd_";
 
 /// What makes a token, for messages.
 const HOW: &str = "`tallyd token new NAME` prints one with its block";
@@ -54,13 +62,30 @@ impl Role {
     }
 }
 
+/// The SHA-256 of a token's characters. It is no secret, and nobody's business either.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hash(pub [u8; 32]);
+
+impl Hash {
+    /// The hash of a token.
+    pub fn of(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hash(***)")
+    }
+}
+
 /// One token, without the token itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// Whose it is, for the log and for people.
     pub name: String,
-    /// The SHA-256 of the token's characters.
-    pub sha256: [u8; 32],
+    /// What it is known by.
+    pub sha256: Hash,
     /// What it allows; never empty.
     pub roles: BTreeSet<Role>,
     /// The only queues that it is for; none = all.
@@ -132,10 +157,17 @@ fn read_bounded(file: &Path) -> Result<Vec<u8>, ConfigError> {
 /// Reads `[[tokens]]`; each needs a name and a hash of its own, also among those that are `known`.
 pub(super) fn read(top: &mut Section<'_>, known: &[Token]) -> Vec<Token> {
     let mut names: BTreeSet<String> = known.iter().map(|token| token.name.clone()).collect();
-    let mut hashes: BTreeMap<[u8; 32], String> =
+    let mut hashes: BTreeMap<Hash, String> =
         known.iter().map(|token| (token.sha256, token.name.clone())).collect();
     let mut tokens = Vec::new();
-    for mut section in top.list_of_tables("tokens", "[[tokens]]") {
+    let sections = top.list_of_tables("tokens", "[[tokens]]");
+    if sections.is_empty() {
+        top.object("tokens", "must have some; without any, leave it out");
+    } else if sections.len() > MAX_TOKENS {
+        let got = sections.len();
+        top.object("tokens", &format!("must be at most {MAX_TOKENS}, got {got}"));
+    }
+    for mut section in sections {
         let token = read_token(&mut section);
         if !token.name.is_empty() && !names.insert(token.name.clone()) {
             section
@@ -143,7 +175,7 @@ pub(super) fn read(top: &mut Section<'_>, known: &[Token]) -> Vec<Token> {
         }
         if section.has("sha256") {
             let other = hashes.insert(token.sha256, token.name.clone());
-            if let Some(other) = other.filter(|_| token.sha256 != [0; 32]) {
+            if let Some(other) = other.filter(|_| token.sha256 != Hash([0; 32])) {
                 section.object("sha256", &format!("is that of {other:?} as well; {HOW}"));
             }
         }
@@ -156,7 +188,7 @@ pub(super) fn read(top: &mut Section<'_>, known: &[Token]) -> Vec<Token> {
 fn read_token(section: &mut Section<'_>) -> Token {
     let mut token = Token {
         name: String::new(),
-        sha256: [0; 32],
+        sha256: Hash([0; 32]),
         roles: BTreeSet::new(),
         queues: None,
         expires_at: None,
@@ -169,7 +201,7 @@ fn read_token(section: &mut Section<'_>) -> Token {
     section.read("expires_at", &mut token.expires_at, |value| time(value).map(Some));
     for key in ["name", "sha256", "roles"] {
         if !section.has(key) {
-            section.complain(&format!("needs {key}; {HOW}"));
+            section.whole(&format!("needs {key}; {HOW}"));
         }
     }
     token.roles = roles.iter().filter_map(|name| Role::named(name)).collect();
@@ -199,7 +231,7 @@ fn role(text: Option<&str>) -> Result<String, String> {
 }
 
 /// The 64 hexadecimal digits of a hash.
-fn hash(text: Option<&str>) -> Result<[u8; 32], String> {
+fn hash(text: Option<&str>) -> Result<Hash, String> {
     let digits = text.filter(|text| text.len() == 64 && text.is_ascii());
     let byte = |index: usize| {
         let pair = digits?.get(2 * index..2 * index + 2)?;
@@ -207,7 +239,7 @@ fn hash(text: Option<&str>) -> Result<[u8; 32], String> {
         u8::from_str_radix(pair, 16).ok()
     };
     let bytes: Option<Vec<u8>> = (0..32).map(byte).collect();
-    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
+    bytes.and_then(|bytes| bytes.try_into().ok()).map(Hash).ok_or_else(|| {
         format!("must be the SHA-256 of a token in 64 hexadecimal digits, not the token; {HOW}")
     })
 }
@@ -229,7 +261,7 @@ pub fn block(token: &Token) -> String {
         quoted.join(", ")
     };
     let mut text =
-        format!("[[tokens]]\nname = {:?}\nsha256 = \"{}\"\n", token.name, hex(&token.sha256));
+        format!("[[tokens]]\nname = {:?}\nsha256 = \"{}\"\n", token.name, hex(&token.sha256.0));
     let roles = list(token.roles.iter().map(|role| role.name()).collect());
     text.push_str(&format!("roles = [{roles}]\n"));
     if let Some(queues) = &token.queues {

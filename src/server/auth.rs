@@ -8,19 +8,24 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method};
-use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::time::{Duration, Instant};
+use tracing::warn;
 
 use super::Api;
 use super::error::{ApiError, Code};
 use super::routes::Route;
 use crate::clock::Clock;
+use crate::config::tokens::Hash;
 use crate::config::{Config, Role, Runner, Token};
-use crate::store::JobId;
+use crate::store::{Action, Job, JobId, StoreError};
 
-/// How many requests in a row may fail for their token before they are told to slow down, and how
-/// many may in each second after that. A right token is never told so, whoever fails beside it.
+/// The fewest characters of a token: a shorter one is a guess, or somebody's own password.
+const FEWEST_CHARACTERS: usize = 32;
+
+/// How many requests with a wrong token in a row, and how many in each second after that, are told
+/// that it is wrong; more are asked to slow down. That keeps nobody from guessing, which 256 bits do,
+/// but clients with an old token from going on at full speed. A right one is never told so.
 const FAILURES: f64 = 50.0;
 const FAILURES_PER_SECOND: f64 = 10.0;
 
@@ -37,6 +42,35 @@ pub(super) enum Needs {
     RoleOnAll(&'static [Role]),
 }
 
+impl Needs {
+    /// Who creates and cancels jobs; on which queues is looked at when it is known.
+    pub(super) const CREATORS: Self = Self::Role(&[Role::Create, Role::Exec]);
+
+    /// Who sees jobs.
+    pub(super) const READERS_OF_JOBS: Self = Self::Role(&[Role::Create, Role::Exec, Role::Work]);
+
+    /// Who sees queues.
+    pub(super) const READERS_OF_QUEUES: Self =
+        Self::Role(&[Role::Create, Role::Exec, Role::Work, Role::Metrics]);
+
+    /// Who runs jobs.
+    pub(super) const WORKERS: Self = Self::Role(&[Role::Work]);
+
+    /// Who reads the counts, which are of all queues.
+    pub(super) const READERS_OF_COUNTS: Self = Self::RoleOnAll(&[Role::Metrics]);
+
+    /// Who does what only operators do.
+    pub(super) const OPERATORS: Self = Self::Role(&[]);
+
+    /// The same to all of the store.
+    pub(super) const OPERATORS_OF_ALL: Self = Self::RoleOnAll(&[]);
+
+    /// Whether only operators may do it.
+    pub(super) fn is_for_operators(self) -> bool {
+        matches!(self, Self::Role([]) | Self::RoleOnAll([]))
+    }
+}
+
 /// Who calls.
 #[derive(Debug, Clone)]
 pub(super) enum Caller {
@@ -48,11 +82,13 @@ pub(super) enum Caller {
 
 /// Why a caller is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unknown {
+pub(super) enum Unknown {
     NoToken,
     Malformed,
     WrongToken,
     Expired,
+    /// Too many did not know a right one lately.
+    TooMany,
 }
 
 /// The tokens that are in effect.
@@ -86,41 +122,40 @@ impl Guard {
 
     /// Puts other tokens in effect, from the next request on.
     pub fn replace<'t>(&self, tokens: impl Iterator<Item = &'t Token>) {
-        let tokens = tokens.map(|token| Arc::new(token.clone())).collect();
+        let tokens: Vec<_> = tokens.map(|token| Arc::new(token.clone())).collect();
+        for token in tokens.iter().filter(|token| self.is_over(token)) {
+            warn!(event = "token_expired", token = token.name, "nobody is let in by it any more");
+        }
         *self.tokens.write().expect("nothing panics while it replaces them") = tokens;
     }
 
-    /// Who sent these headers, or what is wrong with them. What is wrong is told later, by
-    /// [`Self::refuse`], if the route needs to know.
-    pub(super) fn identify(&self, headers: &HeaderMap) -> Result<Caller, Refused> {
+    /// Who sent these headers.
+    pub(super) fn identify(&self, headers: &HeaderMap) -> Result<Caller, Unknown> {
         let tokens = self.tokens.read().expect("nothing panics while it replaces them");
         if tokens.is_empty() {
             return Ok(Caller::Anybody);
         }
         let found = presented(headers).and_then(|text| {
             let found = find(&tokens, text).ok_or(Unknown::WrongToken)?;
-            let now = self.clock.now();
-            let is_over = found.expires_at.is_some_and(|end| end.as_millisecond() <= now.0);
-            if is_over { Err(Unknown::Expired) } else { Ok(Caller::Bearer(found.clone())) }
+            if self.is_over(found) {
+                Err(Unknown::Expired)
+            } else {
+                Ok(Caller::Bearer(found.clone()))
+            }
         });
-        found.map_err(Refused)
+        match found {
+            Err(Unknown::NoToken) | Ok(_) => found,
+            Err(_)
+                if self.failures.lock().expect("nothing panics while it counts").are_too_many() =>
+            {
+                Err(Unknown::TooMany)
+            }
+            wrong => wrong,
+        }
     }
 
-    /// What somebody is told who is not known.
-    pub(super) fn refuse(&self, Refused(why): Refused) -> ApiError {
-        let message = match why {
-            Unknown::NoToken => "this needs a token, as authorization: Bearer …",
-            Unknown::Malformed => "the authorization header must be one, as Bearer and a token",
-            Unknown::WrongToken => {
-                "nothing is known of this token; look whether it is whole, and of this server"
-            }
-            Unknown::Expired => "this token is not valid any more; ask for a new one",
-        };
-        if self.slows_down() {
-            let message = "too many requests fail for their token; correct it, then try again";
-            return ApiError::new(Code::TooManyFailures, message);
-        }
-        ApiError::new(Code::Unauthorized, message)
+    fn is_over(&self, token: &Token) -> bool {
+        token.expires_at.is_some_and(|end| end.as_millisecond() <= self.clock.now().0)
     }
 
     /// What a route needs. That there is no such route, or method, is told to callers who are known.
@@ -134,25 +169,43 @@ impl Guard {
             None => Needs::Token,
         }
     }
+}
 
-    /// Takes note of a failure, and says whether there are too many.
-    fn slows_down(&self) -> bool {
-        let mut failures = self.failures.lock().expect("nothing panics while it counts");
-        let passed = failures.at.elapsed();
-        failures.at += passed;
+impl Failures {
+    /// Takes note of one more.
+    fn are_too_many(&mut self) -> bool {
+        let passed = self.at.elapsed();
+        self.at += passed;
         let regained = passed.min(Duration::from_secs(60)).as_secs_f64() * FAILURES_PER_SECOND;
-        failures.left = (failures.left + regained).min(FAILURES);
-        if failures.left < 1.0 {
+        self.left = (self.left + regained).min(FAILURES);
+        if self.left < 1.0 {
             return true;
         }
-        failures.left -= 1.0;
+        self.left -= 1.0;
         false
     }
 }
 
-/// Somebody who is not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refused(Unknown);
+impl From<Unknown> for ApiError {
+    fn from(why: Unknown) -> Self {
+        let message = match why {
+            Unknown::NoToken => "this needs a token, as authorization: Bearer …",
+            Unknown::Malformed => {
+                "the authorization header must be one, as Bearer and a token that `tallyd token new` made"
+            }
+            Unknown::WrongToken => {
+                "nothing is known of this token; look whether it is whole, and of this server"
+            }
+            Unknown::Expired => "this token is not valid any more; ask for a new one",
+            Unknown::TooMany => {
+                let message =
+                    "too many requests come with a wrong token; correct it, then try again";
+                return Self::new(Code::TooManyFailures, message);
+            }
+        };
+        Self::new(Code::Unauthorized, message)
+    }
+}
 
 /// The token of a request.
 fn presented(headers: &HeaderMap) -> Result<&str, Unknown> {
@@ -164,7 +217,7 @@ fn presented(headers: &HeaderMap) -> Result<&str, Unknown> {
     let text = value.to_str().map_err(|_| Unknown::Malformed)?;
     let (scheme, token) = text.split_once(' ').ok_or(Unknown::Malformed)?;
     let token = token.trim_ascii();
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+    if !scheme.eq_ignore_ascii_case("bearer") || token.len() < FEWEST_CHARACTERS {
         return Err(Unknown::Malformed);
     }
     Ok(token)
@@ -172,10 +225,10 @@ fn presented(headers: &HeaderMap) -> Result<&str, Unknown> {
 
 /// The token of these characters. All are looked at, so that the time tells nothing of them.
 fn find<'t>(tokens: &'t [Arc<Token>], presented: &str) -> Option<&'t Arc<Token>> {
-    let hash: [u8; 32] = Sha256::digest(presented.as_bytes()).into();
+    let hash = Hash::of(presented);
     let mut found = None;
     for token in tokens {
-        let is_it: Choice = token.sha256.ct_eq(&hash);
+        let is_it: Choice = token.sha256.0.ct_eq(&hash.0);
         if bool::from(is_it) {
             found = Some(token);
         }
@@ -199,6 +252,14 @@ impl Caller {
         }
     }
 
+    /// The name of the caller's token.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Anybody => None,
+            Self::Bearer(token) => Some(&token.name),
+        }
+    }
+
     /// The only queues that the caller may see and change; none = all.
     pub(super) fn queues(&self) -> Option<&BTreeSet<String>> {
         match self {
@@ -217,6 +278,11 @@ impl Caller {
         }
     }
 
+    /// Refuses a job of a queue that the caller's token is not for, as one that is not there.
+    pub(super) fn check_shown(&self, job: &Job) -> Result<(), ApiError> {
+        self.check_queue(&job.queue).map_err(|_| StoreError::NoSuchJob(job.id).into())
+    }
+
     /// Refuses a list of jobs that would show those of other queues.
     pub(super) fn check_list(&self, queue: Option<&str>) -> Result<(), ApiError> {
         match (queue, self.queues()) {
@@ -228,7 +294,8 @@ impl Caller {
         }
     }
 
-    /// Refuses to create a job where the caller may not: on a queue with a command that needs a role of its own.
+    /// Refuses a caller who may not create jobs on a queue; where they are run as a command, that
+    /// takes a role of its own.
     pub(super) fn check_create(&self, queue: &str, config: &Config) -> Result<(), ApiError> {
         let Self::Bearer(token) = self else { return Ok(()) };
         self.check_queue(queue)?;
@@ -255,17 +322,25 @@ fn forbidden(message: impl Into<String>) -> ApiError {
 }
 
 impl Api {
-    /// Refuses a job of a queue that the caller's token is not for.
-    pub(super) async fn check_job(&self, caller: &Caller, id: JobId) -> Result<(), ApiError> {
-        if caller.queues().is_none() {
-            return Ok(());
+    /// Refuses to act on a job of a queue that the caller's token is not for, as one that is not
+    /// there; and to cancel one that the caller could not have created.
+    pub(super) async fn check_job(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        action: Action,
+    ) -> Result<(), ApiError> {
+        let Caller::Bearer(token) = caller else { return Ok(()) };
+        if token.queues.is_none() && token.roles.contains(&Role::Admin) {
+            return Ok(()); // as most who act on jobs
         }
         // A job never changes its queue.
         let job = self.store.job(id).await?;
-        caller.check_queue(&job.queue).map_err(|mut refused| {
-            refused.field = None;
-            refused
-        })
+        caller.check_shown(&job)?;
+        match action {
+            Action::Cancel => caller.check_create(&job.queue, &self.config),
+            Action::Requeue | Action::Discard => Ok(()),
+        }
     }
 }
 

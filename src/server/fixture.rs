@@ -28,15 +28,20 @@ pub(super) struct Fixture {
 impl Fixture {
     /// A server with the default configuration, changed by `change`.
     pub(super) fn new(change: impl FnOnce(&mut Config)) -> Self {
+        Self::by(Clock::system(), change)
+    }
+
+    /// The same by another clock.
+    pub(super) fn by(clock: Clock, change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut config = Config { data: directory.path().join("tallyd.db"), ..Config::default() };
         change(&mut config);
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new(config.clone()));
-        let store = Store::open(config.clone(), Clock::system(), metrics.clone());
+        let store = Store::open(config.clone(), clock.clone(), metrics.clone());
         let draining = CancellationToken::new();
         let store = store.expect("a new store opens");
-        let api = Api::new(store, metrics, config, draining.clone());
+        let api = Api::new(store, metrics, config, draining.clone(), clock);
         Self { api, draining, _directory: directory }
     }
 

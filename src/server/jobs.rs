@@ -110,7 +110,7 @@ pub(super) async fn show(
     JobPath(id): JobPath,
 ) -> Result<Response, ApiError> {
     let job = api.store.job(id).await?;
-    caller.check_queue(&job.queue)?;
+    caller.check_shown(&job)?;
     Ok(json::answer(StatusCode::OK, &JobView::from(&job)))
 }
 
@@ -156,7 +156,7 @@ pub(super) async fn discard(
     Extension(caller): Extension<Caller>,
     JobPath(id): JobPath,
 ) -> Result<Response, ApiError> {
-    api.check_job(&caller, id).await?;
+    api.check_job(&caller, id, Action::Discard).await?;
     let store = api.store.clone();
     api.write(None, async move { store.act(id, Action::Discard).await }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -170,7 +170,7 @@ async fn act(
     request: Request,
 ) -> Result<Response, ApiError> {
     api.receive(request, Limit::SMALL, &[Media::Json]).await?.object::<Nothing>()?;
-    api.check_job(caller, id).await?;
+    api.check_job(caller, id, action).await?;
     let store = api.store.clone();
     let job = api.write(None, async move { store.act(id, action).await }).await?;
     Ok(json::answer(StatusCode::OK, &JobView::from(&job)))

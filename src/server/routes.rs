@@ -22,7 +22,6 @@ use super::query::ListQuery;
 use super::queues::{BulkRequest, BulkView, QueueView, QueuesView};
 use super::stats::StatsView;
 use super::{Routes, Shared, accept, gate, jobs, leases, pages, queues, stats};
-use crate::config::Role;
 
 /// One route: how it is called, what it does, what it takes and answers.
 pub(super) struct Route {
@@ -72,7 +71,7 @@ impl Route {
             answers: Vec::new(),
             refusals: &[],
             store: &[],
-            needs: OPERATORS,
+            needs: Needs::OPERATORS,
             handler: on(filter, handler),
         }
     }
@@ -113,6 +112,12 @@ impl Route {
         self
     }
 
+    /// Asks both.
+    fn reads_and_writes(mut self) -> Self {
+        self.store = READERS_AND_WRITER;
+        self
+    }
+
     /// Asks the readers of the store.
     fn reads(mut self) -> Self {
         self.store = READERS;
@@ -125,24 +130,22 @@ impl Route {
     }
 }
 
-/// Who creates jobs, on which queues is looked at later; who sees them; who sees queues.
-const CREATORS: Needs = Needs::Role(&[Role::Create, Role::Exec]);
-const READERS_OF_JOBS: Needs = Needs::Role(&[Role::Create, Role::Exec, Role::Work]);
-const READERS_OF_QUEUES: Needs =
-    Needs::Role(&[Role::Create, Role::Exec, Role::Work, Role::Metrics]);
-
-/// Who runs jobs, who reads the counts of all queues, and who does what only operators do.
-const WORKERS: Needs = Needs::Role(&[Role::Work]);
-const READERS_OF_COUNTS: Needs = Needs::RoleOnAll(&[Role::Metrics]);
-const OPERATORS: Needs = Needs::Role(&[]);
-const OPERATORS_OF_ALL: Needs = Needs::RoleOnAll(&[]);
-
 /// What may be wrong with the store when something is to be written.
 const WRITER: &[Code] = &[Code::StoreBusy, Code::DiskFull, Code::StoreStopped];
 
 /// The same when jobs are read.
 const READERS: &[Code] =
     &[Code::TooSlow, Code::JobDamaged, Code::StoreUnreadable, Code::StoreStopped];
+
+/// The same when a job is read before something is done to it.
+const READERS_AND_WRITER: &[Code] = &[
+    Code::StoreBusy,
+    Code::DiskFull,
+    Code::TooSlow,
+    Code::JobDamaged,
+    Code::StoreUnreadable,
+    Code::StoreStopped,
+];
 
 /// What may be wrong with a job that is to be created.
 const CREATE: &[Code] = &[
@@ -184,7 +187,7 @@ pub(super) fn table() -> Vec<Route> {
 fn job_routes() -> Vec<Route> {
     vec![
         Route::new(Method::POST, "/v1/jobs", "createJob", "creates a job", jobs::create)
-            .needs(CREATORS)
+            .needs(Needs::CREATORS)
             .takes::<CreateJob>(Media::Json)
             .answers::<CreatedView>(201)
             .answers::<CreatedView>(200)
@@ -197,19 +200,19 @@ fn job_routes() -> Vec<Route> {
             "creates many jobs, all or none",
             jobs::create_batch,
         )
-        .needs(CREATORS)
+        .needs(Needs::CREATORS)
         .takes::<Vec<CreateJob>>(Media::Json)
         .takes::<CreateJob>(Media::NdJson)
         .answers::<BatchView>(201)
         .refuses(CREATE_MANY)
         .writes(),
         Route::new(Method::GET, "/v1/jobs", "listJobs", "lists jobs, newest first", jobs::list)
-            .needs(READERS_OF_JOBS)
+            .needs(Needs::READERS_OF_JOBS)
             .query::<ListQuery>()
             .answers::<PageView>(200)
             .reads(),
         Route::new(Method::GET, "/v1/jobs/{id}", "showJob", "shows a job", jobs::show)
-            .needs(READERS_OF_JOBS)
+            .needs(Needs::READERS_OF_JOBS)
             .answers::<JobView>(200)
             .refuses(&[Code::JobNotFound])
             .reads(),
@@ -218,9 +221,8 @@ fn job_routes() -> Vec<Route> {
 
 /// What is done to one job that exists.
 fn one_job_routes() -> [Route; 3] {
-    const ONE: &[Code] = &[Code::JobNotFound, Code::InvalidState, Code::JobDamaged];
-    const REQUEUE: &[Code] =
-        &[Code::JobNotFound, Code::InvalidState, Code::UniqueKeyHeld, Code::JobDamaged];
+    const ONE: &[Code] = &[Code::JobNotFound, Code::InvalidState];
+    const REQUEUE: &[Code] = &[Code::JobNotFound, Code::InvalidState, Code::UniqueKeyHeld];
     [
         Route::new(
             Method::POST,
@@ -229,11 +231,11 @@ fn one_job_routes() -> [Route; 3] {
             "cancels a job that has not ended",
             jobs::cancel,
         )
-        .needs(CREATORS)
+        .needs(Needs::CREATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<JobView>(200)
         .refuses(ONE)
-        .writes(),
+        .reads_and_writes(),
         Route::new(
             Method::POST,
             "/v1/jobs/{id}/requeue",
@@ -241,11 +243,11 @@ fn one_job_routes() -> [Route; 3] {
             "puts a dead job back",
             jobs::requeue,
         )
-        .needs(OPERATORS)
+        .needs(Needs::OPERATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<JobView>(200)
         .refuses(REQUEUE)
-        .writes(),
+        .reads_and_writes(),
         Route::new(
             Method::DELETE,
             "/v1/jobs/{id}",
@@ -253,10 +255,10 @@ fn one_job_routes() -> [Route; 3] {
             "removes a dead job",
             jobs::discard,
         )
-        .needs(OPERATORS)
+        .needs(Needs::OPERATORS)
         .answers_nothing()
         .refuses(ONE)
-        .writes(),
+        .reads_and_writes(),
     ]
 }
 
@@ -266,16 +268,16 @@ fn queue_routes() -> Vec<Route> {
         &[Code::InvalidName, Code::QueueNotFound, Code::QueueNotEmpty, Code::QueueConfigured];
     let mut routes = vec![
         Route::new(Method::GET, "/v1/queues", "listQueues", "lists queues", queues::list)
-            .needs(READERS_OF_QUEUES)
+            .needs(Needs::READERS_OF_QUEUES)
             .answers::<QueuesView>(200)
             .writes(),
         Route::new(Method::GET, ONE, "showQueue", "shows a queue", queues::show)
-            .needs(READERS_OF_QUEUES)
+            .needs(Needs::READERS_OF_QUEUES)
             .answers::<QueueView>(200)
             .refuses(QUEUE)
             .writes(),
         Route::new(Method::DELETE, ONE, "forgetQueue", "forgets an empty queue", queues::forget)
-            .needs(OPERATORS)
+            .needs(Needs::OPERATORS)
             .answers_nothing()
             .refuses(FORGET)
             .writes(),
@@ -286,7 +288,7 @@ fn queue_routes() -> Vec<Route> {
             "stops claims from a queue",
             queues::pause,
         )
-        .needs(OPERATORS)
+        .needs(Needs::OPERATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<QueueView>(200)
         .refuses(QUEUE)
@@ -298,7 +300,7 @@ fn queue_routes() -> Vec<Route> {
             "allows claims from a queue again",
             queues::resume,
         )
-        .needs(OPERATORS)
+        .needs(Needs::OPERATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<QueueView>(200)
         .refuses(QUEUE)
@@ -332,7 +334,7 @@ fn bulk_routes() -> [Route; 3] {
     );
     [cancel, requeue, discard].map(|route| {
         route
-            .needs(OPERATORS)
+            .needs(Needs::OPERATORS)
             .takes::<BulkRequest>(Media::Json)
             .answers::<BulkView>(200)
             .refuses(QUEUE)
@@ -353,7 +355,7 @@ fn lease_routes() -> Vec<Route> {
             "leases ready jobs to a worker, and waits for them if asked to",
             leases::lease,
         )
-        .needs(WORKERS)
+        .needs(Needs::WORKERS)
         .takes::<LeaseRequest>(Media::Json)
         .answers::<LeasesView>(200)
         .refuses(LEASE)
@@ -365,7 +367,7 @@ fn lease_routes() -> Vec<Route> {
             "ends attempts: completed, failed or released",
             leases::finish,
         )
-        .needs(WORKERS)
+        .needs(Needs::WORKERS)
         .takes::<Vec<FinishItem>>(Media::Json)
         .answers::<ResultsView>(200)
         .refuses(FINISH)
@@ -377,7 +379,7 @@ fn lease_routes() -> Vec<Route> {
             "makes leases last longer",
             leases::renew,
         )
-        .needs(WORKERS)
+        .needs(Needs::WORKERS)
         .takes::<RenewRequest>(Media::Json)
         .answers::<ResultsView>(200)
         .refuses(&[Code::TooManyItems])
@@ -395,7 +397,7 @@ fn backup_route() -> Route {
         "writes a copy of the store into backup_dir",
         backups::write,
     )
-    .needs(OPERATORS_OF_ALL)
+    .needs(Needs::OPERATORS_OF_ALL)
     .takes::<Nothing>(Media::Json)
     .answers::<BackupView>(200)
     .refuses(BACKUP)
@@ -405,11 +407,11 @@ fn backup_route() -> Route {
 fn page_routes() -> Vec<Route> {
     vec![
         Route::new(Method::GET, "/v1/stats", "showStats", "all counts, in one cut", stats::show)
-            .needs(READERS_OF_COUNTS)
+            .needs(Needs::READERS_OF_COUNTS)
             .answers::<StatsView>(200)
             .refuses(&[Code::ServerBusy]),
         Route::new(Method::GET, METRICS, "showMetrics", "for Prometheus", pages::exposition)
-            .needs(READERS_OF_COUNTS)
+            .needs(Needs::READERS_OF_COUNTS)
             .query::<MetricsQuery>()
             .answers_as::<String>(200, accept::TEXT)
             .answers_as::<String>(200, accept::OPEN_METRICS[0])

@@ -1,6 +1,7 @@
 //! Tokens as people meet them: made by one command, put into a file, used by the others, by workers
 //! and by Prometheus, and taken away again while the daemon runs.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -74,7 +75,13 @@ async fn the_command_line_takes_a_token_from_a_file_or_a_variable_and_says_when_
     }
     for (words, variables, code, told) in [
         (&[][..], &[][..], 1, "this needs a token"),
-        (&[], &[("TALLYD_TOKEN", "wrong")], 1, "nothing is known of this token"),
+        (&[], &[("TALLYD_TOKEN", "wrong")], 1, "a token that `tallyd token new` made"),
+        (
+            &[],
+            &[("TALLYD_TOKEN", &*token.replace("tallyd_", "tallyd-"))],
+            1,
+            "nothing is known of this token",
+        ),
         (&[], &[("TALLYD_TOKEN", "two words")], 2, "a token is one word"),
         (&["--token-file", "/nowhere"], &[], 2, "cannot read the token in /nowhere: No such file"),
     ] {
@@ -86,6 +93,44 @@ async fn the_command_line_takes_a_token_from_a_file_or_a_variable_and_says_when_
     assert_eq!(stats.expect("it answers").status(), StatusCode::FORBIDDEN, "it may only create");
     assert_eq!(daemon.get("/-/ready").await.0, StatusCode::OK, "probes have no token");
     assert!(!daemon.log().contains(&token), "{}", daemon.log());
+}
+
+#[test]
+fn a_block_can_be_put_into_a_file_and_the_token_alone_is_printed() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("tokens.toml");
+    let path = file.to_str().expect("it is text");
+    for name in ["one", "two"] {
+        let output = tallyd(&["token", "new", name, "--append-to", path], &[]);
+        let printed = String::from_utf8(output.stdout).expect("it is text");
+        assert!(printed.len() == 51 && printed.starts_with("tallyd_"), "{printed}");
+    }
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    assert!(text.starts_with("[[tokens]]\nname = \"one\"\n"), "{text}");
+    assert!(text.contains("]\n\n[[tokens]]\nname = \"two\"\n"), "{text}");
+    let mode = std::fs::metadata(&file).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let config = directory.path().join("tallyd.toml");
+    std::fs::write(&config, format!("token_file = {path:?}\n")).expect("it can be written");
+    let checked = tallyd(&["check", "--config", config.to_str().expect("it is text")], &[]);
+    assert!(checked.status.success(), "{}", said(&checked));
+    let output = tallyd(&["token", "new", "a", "--append-to", "/nowhere/tokens"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("cannot put the block into /nowhere/tokens: No such"));
+}
+
+#[tokio::test]
+async fn what_operators_do_is_in_the_log_with_the_name_of_their_token() {
+    let (token, block) = new(&["ada", "--roles", "admin"]);
+    let mut daemon = daemon(&[&block]);
+    let path = "/v1/queues/default/pause";
+    let paused = daemon.client.post(daemon.url(path)).bearer_auth(&token).send().await;
+    assert_eq!(paused.expect("it answers").status(), StatusCode::OK);
+    let told = daemon.wait_for_log(|line| line["event"] == "operated");
+    assert_eq!(
+        (&told["token"], &told["path"], &told["level"]),
+        (&json!("ada"), &json!(path), &json!("INFO"))
+    );
 }
 
 #[test]
@@ -114,6 +159,7 @@ fn roles_queues_and_an_end_are_in_the_block_and_checked_before_it() {
 async fn a_hangup_reads_the_tokens_again_and_a_mistake_leaves_them() {
     let [(first, first_block), (second, second_block)] = [new(&["first"]), new(&["second"])];
     let mut daemon = daemon(&[&first_block]);
+    assert!(daemon.log().contains(r#""tokens":1"#), "{}", daemon.log());
     assert_eq!(listed(&daemon, &first).await, StatusCode::OK);
     assert_eq!(listed(&daemon, &second).await, StatusCode::UNAUTHORIZED);
     put(&daemon, &[&second_block]);
@@ -135,7 +181,7 @@ async fn a_hangup_reads_the_tokens_again_and_a_mistake_leaves_them() {
     daemon.configure("log_format = \"json\"\n");
     daemon.signal(Signal::HUP);
     let told = daemon.wait_for_log(|line| line["event"] == "reloaded");
-    assert_eq!(told["keys"], "token_file", "{told}");
+    assert_eq!(told["keys"], "token_file, whether callers need tokens", "{told}");
     assert_eq!(daemon.get("/v1/queues").await.0, StatusCode::UNAUTHORIZED);
     assert_eq!(listed(&daemon, &second).await, StatusCode::OK);
 }

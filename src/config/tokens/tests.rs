@@ -32,7 +32,7 @@ fn table(name: &str, more: &str) -> String {
 fn a_block_is_read_back_as_it_was_written() {
     let token = Token {
         name: "app".into(),
-        sha256: std::array::from_fn(|index| index as u8),
+        sha256: Hash(std::array::from_fn(|index| index as u8)),
         roles: [Role::Create, Role::Work].into(),
         queues: Some(["a".into(), "b:c".into()].into()),
         expires_at: "2027-12-31T00:00:00Z".parse().ok(),
@@ -75,12 +75,25 @@ fn a_file_adds_its_tokens_to_those_of_the_configuration() {
             "tokens.toml:3: tokens[0].sha256 is that of \"app\" as well",
         ),
         ("", "tokens.toml must have [[tokens]]"),
+        ("tokens = []", "tokens.toml:1: tokens must have some"),
         ("listen = \"127.0.0.1:1\"", "unknown key listen; valid here are tokens"),
         ("[[tokens]", "tokens.toml:1: "),
     ] {
         let error = load(&own, Some(tokens)).unwrap_err();
         assert!(error.contains(said), "{said}: {error}");
     }
+}
+
+#[test]
+fn another_file_can_be_named_beside_the_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let [file, tokens] = ["tallyd.toml", "tokens.toml"].map(|name| directory.path().join(name));
+    fs::write(&file, "token_file = \"nowhere\"").unwrap();
+    fs::write(&tokens, table("app", &format!("{HASH}roles = [\"work\"]\n"))).unwrap();
+    let overrides = Overrides { token_file: Some(tokens), ..Overrides::default() };
+    assert_eq!(Config::load(Some(&file), &overrides).unwrap().tokens.from_file.len(), 1);
+    let error = Config::load(Some(&file), &Overrides::default()).unwrap_err();
+    assert_eq!(error.to_string(), "cannot read nowhere");
 }
 
 #[test]
@@ -114,7 +127,9 @@ fn a_mistake_is_told_with_its_line_and_what_would_be_right() {
             "unknown key tokens[0].token; valid here are name, sha256, roles, queues, expires_at",
         ),
         ("tokens = 5".to_owned(), "tokens must be tables, each under [[tokens]], got an integer"),
-        ("tokens = [5]".to_owned(), "tokens[0] must be a table, got 5"),
+        ("tokens = [\"tallyd_s3cret\"]".to_owned(), "tokens[0] must be a table, got a string"),
+        (table("tallyd_s3cret!", &whole), "tokens[0].name must be 1 to 128 of the characters"),
+        ("tokens = []".to_owned(), "tokens must have some; without any, leave it out"),
         (format!("{0}{0}", table("app", &whole)), "tokens[1].name \"app\" is there twice"),
     ] {
         let error = load(&text, None).unwrap_err();

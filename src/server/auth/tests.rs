@@ -37,11 +37,16 @@ const FOR: [(&str, &str); 23] = [
     ("land", "metrics create exec work"),
 ];
 
-/// A token of these characters.
-fn token(text: &str, roles: &[Role]) -> Token {
+/// The characters of the token of this name.
+fn text(name: &str) -> String {
+    format!("tallyd_{name:-<40}")
+}
+
+/// A token of this name.
+fn token(name: &str, roles: &[Role]) -> Token {
     Token {
-        name: text.to_owned(),
-        sha256: Sha256::digest(text.as_bytes()).into(),
+        name: name.to_owned(),
+        sha256: Hash::of(&text(name)),
         roles: roles.iter().copied().collect(),
         queues: None,
         expires_at: None,
@@ -86,7 +91,7 @@ async fn send(
 
 /// Status and answer of a request with this token.
 async fn ask(server: &Fixture, token: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
-    let bearer = format!("Bearer {token}");
+    let bearer = format!("Bearer {}", text(token));
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let response = send(server, method, path, &[("authorization", &bearer)], &body).await;
     let status = response.status().as_u16();
@@ -157,6 +162,17 @@ async fn jobs_of_a_queue_with_a_command_need_a_role_of_their_own() {
         let has_both = ["both", "admin"].contains(&bearer);
         assert_eq!(told == 201, has_both || (bearer, queue) == ("exec", "x"), "{bearer}: {answer}");
     }
+    for (owner, queue, other) in [("create", "default", "exec"), ("exec", "x", "create")] {
+        let job = json!({"kind": "k", "queue": queue, "delay": "1h"});
+        let (_, job) = ask(&server, owner, "POST", "/v1/jobs", job).await;
+        let path = format!("/v1/jobs/{}/cancel", job["id"].as_str().expect("an id"));
+        assert_eq!(
+            ask(&server, other, "POST", &path, Value::Null).await.0,
+            403,
+            "{other} on {queue}"
+        );
+        assert_eq!(ask(&server, owner, "POST", &path, Value::Null).await.0, 200);
+    }
     let jobs = json!([{"kind": "k"}, {"kind": "k", "queue": "x"}]);
     let (_, answer) = ask(&server, "create", "POST", "/v1/jobs/batch", jobs).await;
     assert_eq!(answer["error"]["index"], 1, "{answer}");
@@ -186,7 +202,7 @@ async fn a_token_for_some_queues_reaches_no_other() {
     let post = async |token, path: &str, body| ask(&server, token, "POST", path, body).await;
     for token in ["ca", "wa", "aa"] {
         assert_eq!(get(token, &format!("/v1/jobs/{of_a}")).await, 200);
-        assert_eq!(get(token, &format!("/v1/jobs/{of_b}")).await, 403);
+        assert_eq!(get(token, &format!("/v1/jobs/{of_b}")).await, 404);
         assert_eq!(get(token, "/v1/jobs").await, 403);
         assert_eq!(get(token, "/v1/jobs?queue=b").await, 403);
         assert_eq!(get(token, "/v1/jobs?queue=a").await, 200);
@@ -213,8 +229,9 @@ async fn a_token_for_some_queues_reaches_no_other() {
         assert_eq!(post("aa", &format!("/v1/queues/a/{action}"), Value::Null).await.0, 200);
         assert_eq!(post("aa", &format!("/v1/queues/b/{action}"), Value::Null).await.0, 403);
     }
-    for (id, status) in [(&of_b, 403), (&of_a, 409)] {
-        assert_eq!(post("ca", &format!("/v1/jobs/{id}/cancel"), Value::Null).await.0, status);
+    for (id, status) in [(&of_b, 404), (&of_a, 409)] {
+        let cancelled = post("ca", &format!("/v1/jobs/{id}/cancel"), Value::Null).await.0;
+        assert_eq!(cancelled, status);
         assert_eq!(post("aa", &format!("/v1/jobs/{id}/requeue"), Value::Null).await.0, status);
         let path = format!("/v1/jobs/{id}");
         assert_eq!(ask(&server, "aa", "DELETE", &path, Value::Null).await.0, status);
@@ -232,48 +249,66 @@ async fn a_token_must_come_as_the_standard_says_and_once() {
         let headers: Vec<_> = values.iter().map(|value| ("authorization", *value)).collect();
         send(&server, "GET", "/v1/queues", &headers, "").await.status().as_u16()
     };
-    for right in ["Bearer work", "bearer work", "BEARER   work "] {
-        assert_eq!(with(&[right]).await, 200, "{right}");
+    let work = text("work");
+    for right in [format!("Bearer {work}"), format!("bearer {work}"), format!("BEARER   {work} ")] {
+        assert_eq!(with(&[&right]).await, 200, "{right}");
     }
-    for wrong in
-        ["work", "Bearer", "Bearer ", "Basic work", "Bearer work x", "Bearer, work", "Bearerwork"]
-    {
-        assert_eq!(with(&[wrong]).await, 401, "{wrong}");
+    let wrong = ["{}", "Bearer", "Bearer ", "Basic {}", "Bearer {} x", "Bearer, {}", "Bearer{}"];
+    for wrong in wrong.map(|form| form.replace("{}", &work)) {
+        assert_eq!(with(&[&wrong]).await, 401, "{wrong}");
     }
-    assert_eq!(with(&["Bearer work", "Bearer work"]).await, 401);
+    let right = format!("Bearer {work}");
+    assert_eq!(with(&[&right, &right]).await, 401);
+}
+
+/// The password of a person, whose hash somebody put there.
+#[tokio::test]
+async fn what_can_be_guessed_is_no_token() {
+    let short = Token { sha256: Hash::of("hunter2"), ..token("short", &[Role::Admin]) };
+    let server = server(&[short]);
+    let headers = [("authorization", "Bearer hunter2")];
+    assert_eq!(send(&server, "GET", "/v1/queues", &headers, "").await.status(), 401);
 }
 
 /// A web page cannot bring along a token that it does not know, so a name of its own gets it nowhere.
 #[tokio::test]
 async fn with_a_token_any_host_is_served() {
     let server = server(&[]);
-    let with = async |headers: &[(&str, &str)]| {
-        send(&server, "GET", "/v1/queues", headers, "").await.status().as_u16()
+    let with = async |token: Option<&str>| {
+        let bearer = token.map(|token| format!("Bearer {}", text(token)));
+        let mut headers = vec![("host", "jobs.example.com")];
+        headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
+        send(&server, "GET", "/v1/queues", &headers, "").await.status().as_u16()
     };
-    let host = ("host", "jobs.example.com");
-    assert_eq!(with(&[host, ("authorization", "Bearer work")]).await, 200);
-    assert_eq!(with(&[host, ("authorization", "Bearer old-work")]).await, 421);
-    assert_eq!(with(&[host]).await, 421);
+    assert_eq!(with(Some("work")).await, 200);
+    assert_eq!(with(Some("old-work")).await, 421);
+    assert_eq!(with(None).await, 421);
+    for _ in 0..FAILURES as u32 {
+        with(Some("guess")).await;
+    }
+    assert_eq!(with(Some("guess")).await, 429);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_fails_again_and_again_is_slowed_down_and_nobody_else_is() {
+async fn who_comes_with_a_wrong_token_again_and_again_is_asked_to_slow_down_and_nobody_else_is() {
     let server = server(&[]);
-    let with = async |token| {
-        let response = send(&server, "GET", "/v1/queues", &[("authorization", token)], "").await;
+    let with = async |token: &str| {
+        let bearer = format!("Bearer {}", text(token));
+        let response = send(&server, "GET", "/v1/queues", &[("authorization", &bearer)], "").await;
         let waits = response.headers().contains_key("retry-after");
         (response.status().as_u16(), waits)
     };
     for _ in 0..FAILURES as u32 {
-        assert_eq!(with("Bearer guess").await, (401, false));
+        assert_eq!(with("guess").await, (401, false));
     }
-    assert_eq!(with("Bearer guess").await, (429, true));
-    assert_eq!(with("Bearer work").await, (200, false));
+    assert_eq!(with("guess").await, (429, true));
+    assert_eq!(with("work").await, (200, false));
+    assert_eq!(send(&server, "GET", "/v1/queues", &[], "").await.status(), 401, "it has none");
     tokio::time::advance(Duration::from_millis(110)).await;
-    assert_eq!(with("Bearer guess").await, (401, false));
-    assert_eq!(with("Bearer guess").await, (429, true));
+    assert_eq!(with("guess").await, (401, false));
+    assert_eq!(with("guess").await, (429, true));
     let counted = server.api.metrics.snapshot().to_text();
-    assert!(counted.contains("tallyd_rejected_total{reason=\"unauthorized\"} 53\n"), "{counted}");
+    assert!(counted.contains("tallyd_rejected_total{reason=\"unauthorized\"} 54\n"), "{counted}");
 }
 
 #[tokio::test]
@@ -282,6 +317,43 @@ async fn tokens_are_replaced_from_one_request_to_the_next() {
     server.api.guard.replace([token("new", &[Role::Work])].iter());
     assert_eq!(ask(&server, "work", "GET", "/v1/queues", Value::Null).await.0, 401);
     assert_eq!(ask(&server, "new", "GET", "/v1/queues", Value::Null).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_token_ends_at_its_end() {
+    let begin = "2027-01-01T00:00:00Z".parse::<jiff::Timestamp>().expect("a time");
+    let clock = Clock::manual(crate::clock::Timestamp(begin.as_millisecond()));
+    let server = Fixture::by(clock.clone(), |config| {
+        let end = begin.checked_add(jiff::SignedDuration::from_secs(1)).ok();
+        let brief = Token { expires_at: end, ..token("brief", &[Role::Work]) };
+        config.tokens.from_file.push(brief);
+    });
+    let status = async || ask(&server, "brief", "GET", "/v1/queues", Value::Null).await.0;
+    clock.advance(Duration::from_millis(999));
+    assert_eq!(status().await, 200);
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(status().await, 401);
+}
+
+#[tokio::test]
+async fn what_is_asked_by_head_needs_what_it_needs_by_get() {
+    let server = server(&[]);
+    for (token, status) in [("work", 403), ("metrics", 200), ("old-metrics", 401)] {
+        for path in ["/v1/stats", "/metrics"] {
+            assert_eq!(ask(&server, token, "HEAD", path, Value::Null).await.0, status, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listener_of_its_own_for_metrics_asks_too() {
+    let server = server(&[]);
+    for (token, status) in [("work", 403), ("metrics", 200), ("nobody", 401)] {
+        let request = Request::get("/metrics").header("host", "localhost");
+        let request = request.header("authorization", format!("Bearer {}", text(token)));
+        let request = request.body(Body::empty()).expect("valid");
+        assert_eq!(server.send(Routes::MetricsOnly, request).await.status(), status, "{token}");
+    }
 }
 
 #[tokio::test]

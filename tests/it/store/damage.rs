@@ -215,7 +215,8 @@ async fn a_failed_store_is_neither_healthy_nor_ready() {
     let bed = Bed::new();
     let config = Arc::new(bed.config.clone());
     let stop = CancellationToken::new();
-    let api = Api::new(bed.store.clone(), bed.metrics.clone(), config, stop.clone());
+    let (store, metrics) = (bed.store.clone(), bed.metrics.clone());
+    let api = Api::new(store, metrics, config, stop.clone(), bed.clock.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let serving = tokio::spawn(server::serve(api, listener, Routes::Whole, stop.clone()));
