@@ -425,3 +425,6 @@ fn released(leases: &[Lease]) -> Vec<Finish> {
         .map(|lease| Finish { lease: *lease, outcome, result: None, error: None })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
