@@ -60,5 +60,6 @@ mod strace;
 mod systemd;
 mod tampered;
 mod tidy;
+mod tokens;
 mod tools;
 mod unique;
