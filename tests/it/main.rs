@@ -17,6 +17,7 @@ mod commands;
 mod config;
 mod container;
 mod create_file;
+mod crowds;
 mod dashboard;
 mod demo;
 mod drain;
