@@ -16,11 +16,15 @@ mod fixture;
 #[path = "../it/mount.rs"]
 mod mount;
 #[allow(dead_code)]
+#[path = "../it/processes.rs"]
+mod processes;
+#[allow(dead_code)]
 #[path = "../it/stored.rs"]
 mod stored;
 #[path = "../it/strace.rs"]
 mod strace;
 
+mod commands;
 mod crash;
 mod faults;
 mod first_start;
