@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::StatusCode;
 use serde_json::json;
+use tallyd::worker::exec::end_leftovers;
 
 use crate::crash::seed;
 use crate::fixture::{Daemon, scaled};
@@ -197,4 +198,24 @@ fn a_lock_that_a_descendant_holds_is_not_free() {
     assert!(!at_once.unwrap().success(), "its child holds it");
     drop(input);
     assert!(is_free(&lock));
+}
+
+/// F21: while a process becomes another program, the kernel shows no environment to know it by.
+#[tokio::test]
+async fn a_leftover_is_found_though_it_becomes_another_program_all_the_time() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("again"), AGAIN).unwrap();
+    let mut said = Line::new(directory.path(), "said-0");
+    for number in 0..scaled(100) {
+        // Its own, since another run of this test may go on beside this one.
+        let store = format!("again-{}-{number}", std::process::id());
+        let mut leftover = Command::new("/bin/sh");
+        leftover.args(["./again", "0"]).current_dir(&directory).env("START", "0");
+        let mut leftover = leftover.env("TALLYD_STORE", &store).spawn().unwrap();
+        assert_eq!(said.hear().await, "up");
+        let ended = end_leftovers(&store).await.unwrap();
+        leftover.kill().unwrap();
+        leftover.wait().unwrap();
+        assert_eq!(ended, 1, "the one of round {number} would live on");
+    }
 }
