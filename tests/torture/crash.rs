@@ -1,7 +1,7 @@
 //! `kill -9` under load, again and again: nothing acknowledged is lost, nothing happens twice, and
 //! the counts stay exact.
 
-mod clients;
+pub mod clients;
 
 use std::fs::File;
 use std::io::Write;
@@ -20,7 +20,7 @@ use crate::stored::Stored;
 
 /// A queue whose commands report the start and the end of each attempt, two for outside workers,
 /// and quick retries; more pairs than have a row of their own, and no retention.
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 max_pairs = 3
 
 [defaults]
@@ -61,7 +61,7 @@ pub fn seed() -> u64 {
 }
 
 /// Starts the clients of one cycle; each ends when the daemon has gone.
-fn start_clients(journal: &Arc<Journal>, url: &str, random: &mut StdRng) -> JoinSet<()> {
+pub fn start_clients(journal: &Arc<Journal>, url: &str, random: &mut StdRng) -> JoinSet<()> {
     let mut clients = JoinSet::new();
     let mut client = || Client::new(journal, url, random.random());
     for _ in 0..3 {

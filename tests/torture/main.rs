@@ -24,6 +24,7 @@ mod stored;
 #[path = "../it/strace.rs"]
 mod strace;
 
+mod clock;
 mod commands;
 mod crash;
 mod faults;
