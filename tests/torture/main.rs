@@ -33,3 +33,4 @@ mod journal;
 mod oracle;
 mod recovery;
 mod scrape;
+mod zombies;
