@@ -19,6 +19,9 @@ mod mount;
 #[path = "../it/processes.rs"]
 mod processes;
 #[allow(dead_code)]
+#[path = "../it/receiver.rs"]
+mod receiver;
+#[allow(dead_code)]
 #[path = "../it/stored.rs"]
 mod stored;
 #[path = "../it/strace.rs"]
@@ -29,6 +32,7 @@ mod commands;
 mod crash;
 mod faults;
 mod first_start;
+mod hot_spots;
 mod journal;
 mod oracle;
 mod recovery;
