@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::deadline::{Begun, HEAD, HeadTimer, IDLE, Timed, UNTAKEN};
+use super::deadline::{Begun, HEAD, Haste, Hastening, HeadTimer, IDLE, Timed, UNTAKEN};
 use crate::metrics::{Metrics, Rejected};
 
 /// The most connections at once: each costs a few kilobytes and a file descriptor.
@@ -126,15 +126,16 @@ async fn connection(
     if !sends_something(&stream, &stop).await {
         return;
     }
-    let begun = Begun::default();
-    let io = TokioIo::new(Timed::new(stream, begun.clone()));
+    let (begun, haste) = (Begun::default(), Haste::default());
+    let io = TokioIo::new(Timed::new(stream, begun.clone(), haste.clone()));
+    let service = Hastening { service: TowerToHyperService::new(router), haste };
     let mut connection = pin!(
         http1::Builder::new()
             .timer(HeadTimer(begun.clone()))
             .header_read_timeout(HEAD)
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(MAX_BUFFER_BYTES)
-            .serve_connection(io, TowerToHyperService::new(router))
+            .serve_connection(io, service)
     );
     let ended = tokio::select! {
         // First, since hyper closes at once what it has read nothing from.

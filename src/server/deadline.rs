@@ -7,10 +7,13 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use hyper::Request;
+use hyper::service::Service;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How long a connection may wait for its next request.
@@ -21,6 +24,10 @@ pub(super) const HEAD: Duration = Duration::from_secs(10);
 
 /// How long a peer may leave an answer untaken, before what [`RATE`] adds.
 pub(super) const UNTAKEN: Duration = Duration::from_secs(60);
+
+/// The same for an answer that keeps others from theirs while it is held: the readings of the counts.
+/// Prometheus itself gives up after 10 s.
+pub(super) const UNTAKEN_READING: Duration = Duration::from_secs(10);
 
 /// How many bytes of an answer buy its peer another second: a slow line passes, one byte now and
 /// then does not.
@@ -61,18 +68,55 @@ impl Begun {
     }
 }
 
+/// What a handler tells the connection of its request: that the answer must be taken soon.
+#[derive(Clone, Default)]
+pub(super) struct Haste(Arc<AtomicBool>);
+
+impl Haste {
+    /// From now on, until the next request.
+    pub(super) fn make(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    fn untaken(&self) -> Duration {
+        if self.0.load(Ordering::Relaxed) { UNTAKEN_READING } else { UNTAKEN }
+    }
+}
+
+/// Hands each request the means to tell its connection something.
+pub(super) struct Hastening<S> {
+    pub(super) service: S,
+    pub(super) haste: Haste,
+}
+
+impl<B, S: Service<Request<B>>> Service<Request<B>> for Hastening<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, mut request: Request<B>) -> S::Future {
+        request.extensions_mut().insert(self.haste.clone());
+        self.service.call(request)
+    }
+}
+
 /// A stream that notes when bytes come in, and fails when its peer does not take what goes out.
 pub(super) struct Timed<S> {
     stream: S,
     begun: Begun,
+    haste: Haste,
     /// Runs from when the peer first left a part of the answer untaken.
     untaken: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl<S> Timed<S> {
-    /// A stream whose heads `begun` tells of.
-    pub(super) fn new(stream: S, begun: Begun) -> Self {
-        Self { stream, begun, untaken: None }
+    /// A stream whose heads `begun` tells of, and whose answers `haste`.
+    pub(super) fn new(stream: S, begun: Begun, haste: Haste) -> Self {
+        Self { stream, begun, haste, untaken: None }
     }
 
     /// What a write came to, unless the peer is too slow.
@@ -89,7 +133,8 @@ impl<S> Timed<S> {
                 written
             }
             (Poll::Pending, untaken) => {
-                let end = untaken.get_or_insert_with(|| Box::pin(tokio::time::sleep(UNTAKEN)));
+                let allowed = self.haste.untaken();
+                let end = untaken.get_or_insert_with(|| Box::pin(tokio::time::sleep(allowed)));
                 std::task::ready!(end.as_mut().poll(cx));
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer is not taken")))
             }
@@ -107,7 +152,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before && self.begun.mark() {
-            self.untaken = None; // another request, another answer
+            // Another request, another answer.
+            self.untaken = None;
+            self.haste.end();
         }
         polled
     }
@@ -214,7 +261,8 @@ mod tests {
     async fn an_answer_must_be_taken() {
         let (stream, mut peer) = duplex(RATE as usize);
         let begun = Begun::default();
-        let mut stream = Timed::new(stream, begun.clone());
+        let haste = Haste::default();
+        let mut stream = Timed::new(stream, begun.clone(), haste.clone());
         peer.write_all(b"GET").await.expect("sent");
         stream.read_exact(&mut [0; 3]).await.expect("read");
         let start = Instant::now();
@@ -222,20 +270,25 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), UNTAKEN);
 
-        // The next request begins afresh.
-        begun.clear();
-        peer.write_all(b"GET").await.expect("sent");
-        stream.read_exact(&mut [0; 3]).await.expect("read");
-        let start = Instant::now();
-        send(&mut stream, 1).await.expect_err("still nobody reads");
-        assert_eq!(start.elapsed(), UNTAKEN);
+        // Each request begins afresh.
+        for (is_reading, allowed) in [(true, UNTAKEN_READING), (false, UNTAKEN)] {
+            begun.clear();
+            peer.write_all(b"GET").await.expect("sent");
+            stream.read_exact(&mut [0; 3]).await.expect("read");
+            if is_reading {
+                haste.make();
+            }
+            let start = Instant::now();
+            send(&mut stream, 1).await.expect_err("still nobody reads");
+            assert_eq!(start.elapsed(), allowed);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_little_now_and_then_is_cut_and_a_slow_one_is_not() {
         for (bytes, is_cut) in [(1, true), (RATE as usize, false)] {
             let (stream, mut peer) = duplex(RATE as usize);
-            let mut stream = Timed::new(stream, Begun::default());
+            let mut stream = Timed::new(stream, Begun::default(), Haste::default());
             let reading = tokio::spawn(async move {
                 let mut taken = vec![0; bytes];
                 let mut seconds = tokio::time::interval(Duration::from_secs(1));

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::header::{
     CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY,
 };
@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use url::form_urlencoded;
 
 use super::accept::Wanted;
+use super::deadline::Haste;
 use super::error::ApiError;
 use super::held::Held;
 use super::scrapes::{Cut, Reader};
@@ -53,9 +54,11 @@ fn check_store(api: &Shared) -> Result<(), ApiError> {
 /// `GET /metrics`
 pub(super) async fn exposition(
     State(api): State<Shared>,
+    haste: Option<Extension<Haste>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    haste.inspect(|haste| haste.make());
     let wanted = Wanted::read(&headers);
     let names = names(&uri);
     let write = async move |cut: Arc<Cut>| {

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::deadline::Haste;
 use super::error::ApiError;
 use super::held::Held;
 use super::scrapes::{Cut, Reader, beside_requests};
@@ -149,7 +150,11 @@ impl<'a> StatsView<'a> {
 }
 
 /// `GET /v1/stats`
-pub(super) async fn show(State(api): State<Shared>) -> Result<Response, ApiError> {
+pub(super) async fn show(
+    State(api): State<Shared>,
+    haste: Option<Extension<Haste>>,
+) -> Result<Response, ApiError> {
+    haste.inspect(|haste| haste.make());
     let write = async |cut: Arc<Cut>| {
         beside_requests(move || json::text(&StatsView::new(&cut.snapshot)).into()).await
     };

@@ -1,0 +1,145 @@
+//! Thousands of connections: as many as are allowed are served, and slow ones keep nobody from it.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::fixture::{Daemon, PATIENCE, Scrape};
+
+/// How many connections the daemon serves at once.
+const MOST: usize = 10_000;
+
+/// How many clients are slow.
+const SLOW: usize = 5_000;
+
+/// Readings of the counts that may be held at once.
+const READERS: usize = 40;
+
+/// The most memory that a crowd may cost.
+const MOST_BYTES: f64 = 256e6;
+
+/// Lets this process have as many descriptors as it may.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    setrlimit(Resource::Nofile, raised).expect("a process may use what it is allowed");
+    let least = MOST as u64 + 500;
+    assert!(
+        limit.maximum.is_none_or(|most| most > least),
+        "this needs {least} open files: {limit:?}"
+    );
+}
+
+/// Connects with a small window, so that little is taken unasked, and sends this.
+async fn connect(daemon: &Daemon, begin: &str) -> TcpStream {
+    let address = daemon.url("").trim_start_matches("http://").parse().expect("an address");
+    let socket = TcpSocket::new_v4().expect("a descriptor is left");
+    socket.set_recv_buffer_size(4 << 10).expect("it may be small");
+    let mut stream = socket.connect(address).await.expect("it listens");
+    stream.write_all(begin.as_bytes()).await.expect("it is taken");
+    stream
+}
+
+async fn connections(daemon: &Daemon, begin: &str, number: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::with_capacity(number);
+    for _ in 0..number {
+        streams.push(connect(daemon, begin).await);
+    }
+    streams
+}
+
+/// The exposition, once a scrape is answered.
+async fn scraped(daemon: &Daemon) -> Scrape {
+    let mut looks = tokio::time::interval(Duration::from_millis(100));
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        looks.tick().await;
+        let answer = daemon.client.get(daemon.url("/metrics")).timeout(PATIENCE).send().await;
+        let answer = answer.expect("it answers");
+        if answer.status() == StatusCode::OK {
+            return Scrape::parse(&answer.text().await.expect("it is whole"));
+        }
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(tokio::time::Instant::now() < deadline, "no scrape is answered");
+    }
+}
+
+/// A head that does not end, a body that does not come, an answer that is not taken.
+#[tokio::test]
+async fn five_thousand_slow_clients_keep_nobody_from_health_and_metrics_and_are_cut() {
+    allow_descriptors();
+    // So many series that an exposition is more than one buffer takes.
+    let kinds: Vec<String> = (0..490).map(|kind| format!("\"kind-of-job-{kind:04}\"")).collect();
+    let daemon = Daemon::start(&format!("[queues.default]\nkinds = [{}]\n", kinds.join(", ")));
+    let each = (SLOW - READERS) / 2;
+    let mut slow = connections(&daemon, "GET / HTTP/1.1\r\nhost: loc", each).await;
+    let body = "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                content-length: 20\r\n\r\n{";
+    slow.extend(connections(&daemon, body, each).await);
+    let reading = "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    slow.extend(connections(&daemon, reading, READERS).await);
+    assert_eq!(slow.len(), SLOW);
+
+    for path in ["/-/healthy", "/-/ready"] {
+        assert_eq!(daemon.get(path).await.0, StatusCode::OK, "{path}");
+    }
+    let created = daemon.post("/v1/jobs", serde_json::json!({"kind": "k"})).await;
+    assert_eq!(created.0, StatusCode::CREATED, "{}", created.1);
+    let scrape = scraped(&daemon).await;
+    let memory = scrape.value("process_resident_memory_bytes");
+    assert!(memory < MOST_BYTES, "{memory} bytes");
+
+    until_few(async || Some(scraped(&daemon).await)).await;
+    let mut last = String::new();
+    let mut unsent = slow.swap_remove(each); // one whose body did not come
+    unsent.read_to_string(&mut last).await.expect("it was answered, and closed");
+    assert!(last.starts_with("HTTP/1.1 408 "), "{last}");
+}
+
+#[tokio::test]
+async fn ten_thousand_connections_are_served_and_one_more_is_told_so() {
+    allow_descriptors();
+    let daemon = Daemon::start("");
+    let request = "GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut open = connections(&daemon, request, MOST).await;
+    for stream in &mut open {
+        let mut begin = [0; 15];
+        let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut begin)).await;
+        read.expect("it answers").expect("it is open");
+        assert_eq!(&begin, b"HTTP/1.1 200 OK");
+    }
+    let mut refused = String::new();
+    let mut one_more = connect(&daemon, "").await;
+    let read = tokio::time::timeout(PATIENCE, one_more.read_to_string(&mut refused)).await;
+    read.expect("it answers").expect("it is text");
+    assert!(
+        refused.starts_with("HTTP/1.1 503 ") && refused.contains("too_many_connections"),
+        "{refused}"
+    );
+    drop(open);
+    until_few(async || {
+        // A connection of its own, since there may still be no place for it.
+        let request = crate::fixture::client().get(daemon.url("/metrics")).timeout(PATIENCE);
+        let answer =
+            request.send().await.ok().filter(|answer| answer.status() == StatusCode::OK)?;
+        Some(Scrape::parse(&answer.text().await.ok()?))
+    })
+    .await;
+}
+
+/// Waits until hardly any connection is open, as scrapes tell that are answered.
+async fn until_few(scrape: impl AsyncFn() -> Option<Scrape>) {
+    let deadline = tokio::time::Instant::now() + 2 * PATIENCE;
+    let mut looks = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        looks.tick().await;
+        let open = scrape().await.map(|scrape| scrape.value("tallyd_http_connections"));
+        if open.is_some_and(|open| open < 10.0) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{open:?} are open still");
+    }
+}
