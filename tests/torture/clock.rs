@@ -33,8 +33,8 @@ const WAIT: Duration = Duration::from_secs(1);
 /// A daemon that is told the time by a file.
 struct Told {
     daemon: Daemon,
-    /// Its processes that ended without a chance to remove what the library leaves in memory.
-    killed: Vec<Pid>,
+    /// Its processes: one that is killed does not remove what the library keeps in memory.
+    started: Vec<Pid>,
 }
 
 impl Told {
@@ -52,7 +52,7 @@ impl Told {
         ] {
             daemon.set(variable, value);
         }
-        let told = Self { daemon, killed: Vec::new() };
+        let told = Self { daemon, started: Vec::new() };
         told.jump(0);
         told
     }
@@ -64,9 +64,9 @@ impl Told {
         std::fs::rename(new, self.daemon.path("offset")).unwrap();
     }
 
-    fn kill(&mut self) {
-        self.killed.push(self.daemon.pid());
-        self.daemon.kill();
+    fn restart(&mut self) {
+        self.daemon.restart();
+        self.started.push(self.daemon.pid());
     }
 
     async fn post(&self, path: &str, body: Value) -> Value {
@@ -154,9 +154,9 @@ impl Told {
 
 impl Drop for Told {
     fn drop(&mut self) {
-        for pid in &self.killed {
+        for pid in &self.started {
             for file in ["faketime_shm_", "sem.faketime_sem_"] {
-                // It may never have been made.
+                // One that ended in order has done so itself.
                 drop(std::fs::remove_file(format!("/dev/shm/{file}{pid}")));
             }
         }
@@ -180,7 +180,7 @@ fn impossible_times(scrape: &Scrape) -> Vec<String> {
 async fn jumps_of_the_clock_under_load_lose_no_lease_and_leave_nothing_late() {
     let mut random = StdRng::seed_from_u64(seed());
     let mut told = Told::prepare(CONFIG);
-    told.daemon.restart();
+    told.restart();
     let journal = Arc::new(Journal::new(&told.daemon.path("clients.log")));
     told.create(json!({"queue": "held", "kind": "held"})).await;
     let held = told.lease("held").await;
@@ -202,9 +202,9 @@ async fn jumps_of_the_clock_under_load_lose_no_lease_and_leave_nothing_late() {
     }
     told.finish(&held, "completed").await;
     journal.let_end(true);
-    told.kill();
+    told.daemon.kill();
     clients.join_all().await;
-    told.daemon.restart();
+    told.restart();
     journal.let_end(false);
     Client::new(&journal, &told.daemon.url(""), 0).settle().await;
     journal.see(told.daemon.scrape().await);
@@ -238,7 +238,7 @@ async fn a_start_by_a_wrong_clock_loses_nothing() {
         let mut told = Told::prepare(COMMANDS);
         let directory = told.daemon.directory.path().to_owned();
         let (mut said, go) = (Line::new(&directory, "said"), Line::new(&directory, "go"));
-        told.daemon.restart();
+        told.restart();
         let own = told.create(json!({"queue": "work", "kind": "own"})).await;
         assert_eq!(said.hear().await, "up");
         for kind in ["held", "ready"] {
@@ -246,10 +246,10 @@ async fn a_start_by_a_wrong_clock_loses_nothing() {
         }
         let held = told.lease("outside").await;
         let due = told.make_due().await;
-        told.kill();
+        told.daemon.kill();
 
         told.jump(hours);
-        told.daemon.restart();
+        told.restart();
         told.believes(hours).await;
         told.stands(&held).await;
         assert_eq!(said.hear().await, "up", "it was cut off, and runs again");
@@ -258,9 +258,9 @@ async fn a_start_by_a_wrong_clock_loses_nothing() {
         told.believes(0).await;
         told.due_come(due).await;
         told.stands(&held).await;
-        told.kill();
+        told.daemon.kill();
 
-        told.daemon.restart();
+        told.restart();
         told.stands(&held).await;
         told.finish(&held, "completed").await;
         assert_eq!(said.hear().await, "up");
