@@ -12,7 +12,8 @@
 #
 # Reads   TALLYD_TEST_SCALE  factor on the counts of the long tests, 1 unless set
 #         CARGO_TARGET_DIR   as cargo does
-# Sets    TALLYD_PROMTOOL, TALLYD_PROMETHEUS, TALLYD_PYTHON, TALLYD_KUBECTL, TALLYD_NODE_MODULES
+# Sets    TALLYD_PROMTOOL, TALLYD_PROMETHEUS, TALLYD_PYTHON, TALLYD_KUBECTL, TALLYD_NODE_MODULES,
+#         TALLYD_FAKETIME
 #         absolute paths for the tests; a test that needs one and finds it unset fails and says to
 #         use this script
 set -euo pipefail
@@ -149,25 +150,39 @@ download_package() {
     apt-get -q -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 download "$1"
 }
 
-# Unpacks Debian's Prometheus, whose binaries need libc only. Not installed, because its package
-# starts a server. Moved into place in one step, so that nobody finds half of it.
-install_prometheus() {
-    local unpacked=$target/debian/prometheus wanted=(prometheus)
-    if [[ ! -x $unpacked/usr/bin/promtool ]]; then
-        command -v apt-get >/dev/null || fail "promtool comes from Debian's prometheus (no apt-get here)"
+# Unpacks a Debian package below target/debian, unless the file named second is there. Moved into
+# place in one step, so that nobody finds half of it.
+unpack_package() {
+    local unpacked=$target/debian/$1 wanted=("$1")
+    if [[ ! -e $unpacked/$2 ]]; then
+        command -v apt-get >/dev/null || fail "$2 comes from Debian's $1 (no apt-get here)"
         rm -rf "$unpacked" "$unpacked.partial"
         mkdir -p "$unpacked.partial/deb"
         cd "$unpacked.partial/deb"
-        with_package_lists download_package prometheus
-        dpkg-deb -x prometheus_*.deb "$unpacked.partial"
+        with_package_lists download_package "$1"
+        dpkg-deb -x "$1"_*.deb "$unpacked.partial"
         cd "$OLDPWD"
         rm -r "$unpacked.partial/deb"
         mv "$unpacked.partial" "$unpacked"
     fi
-    export TALLYD_PROMTOOL=$unpacked/usr/bin/promtool
-    export TALLYD_PROMETHEUS=$unpacked/usr/bin/prometheus
+}
+
+# Debian's Prometheus, whose binaries need libc only. Not installed, because its package starts a
+# server.
+install_prometheus() {
+    unpack_package prometheus usr/bin/promtool
+    export TALLYD_PROMTOOL=$target/debian/prometheus/usr/bin/promtool
+    export TALLYD_PROMETHEUS=$target/debian/prometheus/usr/bin/prometheus
     "$TALLYD_PROMTOOL" --version
     "$TALLYD_PROMETHEUS" --version >/dev/null
+}
+
+# A library that tells a program with threads another time.
+install_faketime() {
+    local library
+    library=usr/lib/$(gcc -print-multiarch)/faketime/libfaketimeMT.so.1
+    unpack_package libfaketime "$library"
+    export TALLYD_FAKETIME=$target/debian/libfaketime/$library
 }
 
 install_python_packages() {
@@ -201,10 +216,12 @@ install_node_packages() {
 install_tools() {
     install_packages
     install_prometheus
+    install_faketime
     install_python_packages
     install_node_packages
     local name
-    for name in TALLYD_PROMTOOL TALLYD_PROMETHEUS TALLYD_PYTHON TALLYD_KUBECTL TALLYD_NODE_MODULES; do
+    for name in TALLYD_PROMTOOL TALLYD_PROMETHEUS TALLYD_PYTHON TALLYD_KUBECTL TALLYD_NODE_MODULES \
+        TALLYD_FAKETIME; do
         printf 'export %s=%q\n' "$name" "${!name}"
     done >"$target/tools.env.partial"
     mv "$target/tools.env.partial" "$target/tools.env"

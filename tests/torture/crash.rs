@@ -1,7 +1,7 @@
 //! `kill -9` under load, again and again: nothing acknowledged is lost, nothing happens twice, and
 //! the counts stay exact.
 
-mod clients;
+pub mod clients;
 
 use std::fs::File;
 use std::io::Write;
@@ -20,7 +20,7 @@ use crate::stored::Stored;
 
 /// A queue whose commands report the start and the end of each attempt, two for outside workers,
 /// and quick retries; more pairs than have a row of their own, and no retention.
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 max_pairs = 3
 
 [defaults]
@@ -53,7 +53,7 @@ const ANSWERS: std::ops::Range<u32> = 100..800;
 const LONG_CYCLE: u32 = 4;
 
 /// The seed of a run: a new one, unless a failed run is to be repeated.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let seed = std::env::var("TALLYD_TEST_SEED").ok();
     let seed = seed.map_or_else(rand::random, |seed| seed.parse().expect("a seed is a number"));
     eprintln!("repeat with TALLYD_TEST_SEED={seed}");
@@ -61,7 +61,7 @@ fn seed() -> u64 {
 }
 
 /// Starts the clients of one cycle; each ends when the daemon has gone.
-fn start_clients(journal: &Arc<Journal>, url: &str, random: &mut StdRng) -> JoinSet<()> {
+pub fn start_clients(journal: &Arc<Journal>, url: &str, random: &mut StdRng) -> JoinSet<()> {
     let mut clients = JoinSet::new();
     let mut client = || Client::new(journal, url, random.random());
     for _ in 0..3 {

@@ -16,16 +16,26 @@ mod fixture;
 #[path = "../it/mount.rs"]
 mod mount;
 #[allow(dead_code)]
+#[path = "../it/processes.rs"]
+mod processes;
+#[allow(dead_code)]
+#[path = "../it/receiver.rs"]
+mod receiver;
+#[allow(dead_code)]
 #[path = "../it/stored.rs"]
 mod stored;
 #[path = "../it/strace.rs"]
 mod strace;
 
 mod breakages;
+mod clock;
+mod commands;
 mod crash;
 mod faults;
 mod first_start;
+mod hot_spots;
 mod journal;
 mod oracle;
 mod recovery;
 mod scrape;
+mod zombies;

@@ -6,7 +6,7 @@ mod runs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub use self::runs::Run;
+pub use self::runs::{Run, overlaps};
 use crate::fixture::Scrape;
 use crate::stored::{Job, Stored};
 

@@ -39,6 +39,10 @@ const SLEEPING_FILES: &[(&str, &str)] = &[
     ("src/store/sqlite/backup.rs", "pauses of a copy, which leave the disk to commits"),
     ("src/sweeper.rs", "the time at which something is due"),
     ("src/worker.rs", "a pause after a claim that failed"),
+    (
+        "src/worker/exec/leftovers.rs",
+        "looks at a process that is becoming another program: nothing says when it is",
+    ),
     ("src/worker/attempt.rs", "the time of a renewal; a pause after one that failed"),
     ("src/worker/exec.rs", "the timeout of a command"),
     ("src/worker/exec/group.rs", "the grace of a process group"),

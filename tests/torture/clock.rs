@@ -1,0 +1,280 @@
+//! The wall clock jumps by an hour and by a day, forwards and back, under load and across kills:
+//! no live lease is lost by it, and nothing that is due stays late once the clock is right.
+//!
+//! `libfaketime` tells the daemon, and nobody else, another wall time; its monotonic clock goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use reqwest::StatusCode;
+use rustix::process::Pid;
+use serde_json::{Value, json};
+
+use crate::crash::clients::Client;
+use crate::crash::{CONFIG, seed, start_clients};
+use crate::fixture::{Daemon, PATIENCE, Scrape, scaled};
+use crate::journal::Journal;
+use crate::oracle::{Run, Scrapes, violations};
+use crate::processes::Line;
+use crate::stored::Stored;
+
+/// By how many hours the clock is wrong, one after the other.
+const JUMPS: [i64; 4] = [1, -1, 24, -24];
+
+/// How many answers the clients of the load get while the clock is wrong.
+const ANSWERS: u32 = 300;
+
+/// How long the jobs wait that become due; they are, before a lease of a second has run out.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// A daemon that is told the time by a file.
+struct Told {
+    daemon: Daemon,
+    /// Its processes: one that is killed does not remove what the library keeps in memory.
+    started: Vec<Pid>,
+}
+
+impl Told {
+    fn prepare(config: &str) -> Self {
+        let library = std::env::var("TALLYD_FAKETIME")
+            .expect("TALLYD_FAKETIME is set by tests/run.sh tools and target/tools.env");
+        let mut daemon = Daemon::prepare(config);
+        let file = daemon.path("offset").display().to_string();
+        for (variable, value) in [
+            ("LD_PRELOAD", &*library),
+            ("FAKETIME_TIMESTAMP_FILE", &file),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("DONT_FAKE_MONOTONIC", "1"),
+        ] {
+            daemon.set(variable, value);
+        }
+        let told = Self { daemon, started: Vec::new() };
+        told.jump(0);
+        told
+    }
+
+    /// Has the daemon's wall clock be wrong by so many hours from now on.
+    fn jump(&self, hours: i64) {
+        let new = self.daemon.path("offset.new");
+        std::fs::write(&new, format!("{:+}\n", hours * 3_600)).unwrap();
+        std::fs::rename(new, self.daemon.path("offset")).unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.daemon.restart();
+        self.started.push(self.daemon.pid());
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Value {
+        let (status, answer) = self.daemon.post(path, body).await;
+        assert!(status.is_success(), "{path}: {status}: {answer}");
+        answer
+    }
+
+    async fn create(&self, job: Value) -> String {
+        self.post("/v1/jobs", job).await["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Asserts that the daemon believes in a clock which is wrong by so much: a new job says so.
+    async fn believes(&self, hours: i64) {
+        let job = self.post("/v1/jobs", json!({"queue": "probe", "kind": "probe"})).await;
+        let created: Timestamp = job["created_at"].as_str().unwrap().parse().unwrap();
+        let wrong = created.duration_since(Timestamp::now()) - SignedDuration::from_hours(hours);
+        assert!(wrong.abs() < SignedDuration::from_mins(30), "{job} by {hours} h");
+        let cancel = format!("/v1/jobs/{}/cancel", job["id"].as_str().unwrap());
+        self.post(&cancel, Value::Null).await;
+    }
+
+    /// Leases one job of the queue, waiting for it if need be.
+    async fn lease(&self, queue: &str) -> Value {
+        let ask = json!({"queues": [queue], "wait": "60s", "duration": "10m"});
+        let job = self.post("/v1/leases", ask).await["jobs"][0].clone();
+        assert!(!job.is_null(), "nothing of {queue} comes");
+        job
+    }
+
+    async fn finish(&self, job: &Value, outcome: &str) {
+        let mut end = json!({"lease": job["lease"], "outcome": outcome});
+        if outcome != "completed" {
+            end["retry_in"] = format!("{}ms", WAIT.as_millis()).into();
+        }
+        let answer = self.post("/v1/leases/finish", json!([end])).await;
+        assert_eq!(answer["results"], json!(["ok"]), "{outcome} of {job}");
+    }
+
+    /// Asserts that a lease stands: it is renewed.
+    async fn stands(&self, job: &Value) {
+        let answer = self.post("/v1/leases/renew", json!({"leases": [job["lease"]]})).await;
+        assert_eq!(answer["results"], json!(["ok"]), "{job}");
+    }
+
+    /// Makes jobs that become due soon, in each way there is; answers with how many.
+    async fn make_due(&self) -> usize {
+        for outcome in ["failed", "released"] {
+            self.create(json!({"queue": "due", "kind": outcome})).await;
+            self.finish(&self.lease("due").await, outcome).await;
+        }
+        let delay = format!("{}ms", WAIT.as_millis());
+        self.create(json!({"queue": "due", "kind": "delay", "delay": delay})).await;
+        let run_at = (Timestamp::now() + WAIT).to_string();
+        self.create(json!({"queue": "due", "kind": "run_at", "run_at": run_at})).await;
+        4
+    }
+
+    /// Waits for the jobs that are due; each comes once.
+    async fn due_come(&self, number: usize) {
+        let mut come = std::collections::BTreeSet::new();
+        for _ in 0..number {
+            let job = self.lease("due").await;
+            assert!(come.insert(job["id"].to_string()), "{job} is given out twice");
+            self.finish(&job, "completed").await;
+        }
+        let none = json!({"queues": ["due"], "max": 10});
+        assert_eq!(self.post("/v1/leases", none).await["jobs"], json!([]));
+    }
+
+    /// Waits until the sweeper says that it has run by the right clock.
+    async fn swept_by_the_right_clock(&self) -> Scrape {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let scrape = self.daemon.scrape().await;
+            let swept = scrape.value("tallyd_sweeper_last_run_timestamp_seconds");
+            let ago = Timestamp::now().as_millisecond() as f64 / 1e3 - swept;
+            if ago.abs() < PATIENCE.as_secs_f64() {
+                return scrape;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "it swept {ago} s ago, it says");
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        for pid in &self.started {
+            for file in ["faketime_shm_", "sem.faketime_sem_"] {
+                // One that ended in order has done so itself.
+                drop(std::fs::remove_file(format!("/dev/shm/{file}{pid}")));
+            }
+        }
+    }
+}
+
+/// Attempts that took an hour or more, or waits of less than nothing: no clock may make those.
+fn impossible_times(scrape: &Scrape) -> Vec<String> {
+    let durations = "tallyd_attempt_duration_seconds";
+    let sums = scrape.starting(durations).filter(|(name, _)| name.contains("_sum"));
+    let long = sums.filter(|(name, sum)| {
+        let count = scrape.value(&name.replace("_sum", "_count"));
+        *sum < 0.0 || *sum > 600.0 * count
+    });
+    let negative = scrape.starting("tallyd_job_wait_seconds_sum").filter(|(_, sum)| *sum < 0.0);
+    long.chain(negative).map(|(name, sum)| format!("{name} {sum}")).collect()
+}
+
+/// F11: clock jumps expire live leases.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jumps_of_the_clock_under_load_lose_no_lease_and_leave_nothing_late() {
+    let mut random = StdRng::seed_from_u64(seed());
+    let mut told = Told::prepare(CONFIG);
+    told.restart();
+    let journal = Arc::new(Journal::new(&told.daemon.path("clients.log")));
+    told.create(json!({"queue": "held", "kind": "held"})).await;
+    let held = told.lease("held").await;
+    let clients = start_clients(&journal, &told.daemon.url(""), &mut random);
+    for hours in (0..scaled(1)).flat_map(|_| JUMPS) {
+        let due = told.make_due().await;
+        told.jump(hours);
+        told.believes(hours).await;
+        journal.answered(ANSWERS).await;
+        // Leases run out as ever; the judge knows of each whether it may have.
+        journal.lost_a_lease().await;
+        told.stands(&held).await;
+        told.jump(0);
+        told.believes(0).await;
+        told.due_come(due).await;
+        told.stands(&held).await;
+        let scrape = told.swept_by_the_right_clock().await;
+        assert_eq!(impossible_times(&scrape), Vec::<String>::new());
+    }
+    told.finish(&held, "completed").await;
+    journal.let_end(true);
+    told.daemon.kill();
+    clients.join_all().await;
+    told.restart();
+    journal.let_end(false);
+    Client::new(&journal, &told.daemon.url(""), 0).settle().await;
+    journal.see(told.daemon.scrape().await);
+    assert_eq!(told.daemon.stop().code(), Some(0));
+
+    let Scrapes { seen, wrong, .. } = journal.scrapes();
+    assert_eq!(wrong, Vec::<String>::new(), "of {seen} scrapes");
+    let mut stored = Stored::read(&told.daemon.path("tallyd.db"));
+    // The clients know nothing of the jobs of the test itself.
+    stored.jobs.retain(|job| job.mark != 0);
+    let (entries, runs) = (journal.entries(), Run::read(&told.daemon.path("runs")));
+    eprintln!("{} entries, {} runs, {seen} scrapes", entries.len(), runs.len());
+    assert_eq!(violations(&entries, &runs, &stored), Vec::<String>::new());
+}
+
+/// A command that says it is up, and ends when it is told to.
+const COMMANDS: &str = r#"
+[defaults]
+backoff = { initial = "1ms" }
+max_attempts = 1000
+
+[queues.work]
+exec = { command = ["/bin/sh", "-c", "echo up > said; read -r _ < go"] }
+"#;
+
+/// F11: of a start by a wrong clock, what others hold is theirs, what the daemon ran is run again,
+/// and all the rest is there.
+#[tokio::test]
+async fn a_start_by_a_wrong_clock_loses_nothing() {
+    for hours in JUMPS {
+        let mut told = Told::prepare(COMMANDS);
+        let directory = told.daemon.directory.path().to_owned();
+        let (mut said, go) = (Line::new(&directory, "said"), Line::new(&directory, "go"));
+        told.restart();
+        let own = told.create(json!({"queue": "work", "kind": "own"})).await;
+        assert_eq!(said.hear().await, "up");
+        for kind in ["held", "ready"] {
+            told.create(json!({"queue": "outside", "kind": kind})).await;
+        }
+        let held = told.lease("outside").await;
+        let due = told.make_due().await;
+        told.daemon.kill();
+
+        told.jump(hours);
+        told.restart();
+        told.believes(hours).await;
+        told.stands(&held).await;
+        assert_eq!(said.hear().await, "up", "it was cut off, and runs again");
+        told.finish(&told.lease("outside").await, "completed").await;
+        told.jump(0);
+        told.believes(0).await;
+        told.due_come(due).await;
+        told.stands(&held).await;
+        told.daemon.kill();
+
+        told.restart();
+        told.stands(&held).await;
+        told.finish(&held, "completed").await;
+        assert_eq!(said.hear().await, "up");
+        go.say(1);
+        told.daemon.job_when(&own, |job| job["state"] == "completed").await;
+        let scrape = told.swept_by_the_right_clock().await;
+        assert_eq!(scrape.broken_identities(), Vec::<String>::new());
+        assert_eq!(impossible_times(&scrape), Vec::<String>::new());
+        let lost = scrape.starting("tallyd_leases_lost_total").map(|(_, lost)| lost);
+        assert_eq!(lost.sum::<f64>(), 0.0);
+        let (status, stats) = told.daemon.get("/v1/stats").await;
+        assert_eq!(status, StatusCode::OK);
+        let completed = json!(3 + due);
+        assert_eq!(stats["jobs_completed"], completed, "after {hours} h: {stats}");
+        assert_eq!(told.daemon.stop().code(), Some(0));
+    }
+}
