@@ -35,6 +35,7 @@ mod life;
 mod limits;
 mod long_poll;
 mod model;
+#[allow(dead_code)]
 mod mount;
 mod openapi;
 mod packaging;
@@ -56,6 +57,7 @@ mod store;
 /// `tests/torture` uses the rest of it.
 #[allow(dead_code)]
 mod stored;
+#[allow(dead_code)]
 mod strace;
 mod systemd;
 mod tampered;

@@ -16,6 +16,12 @@ mod fixture;
 #[path = "../it/mount.rs"]
 mod mount;
 #[allow(dead_code)]
+#[path = "../it/processes.rs"]
+mod processes;
+#[allow(dead_code)]
+#[path = "../it/receiver.rs"]
+mod receiver;
+#[allow(dead_code)]
 #[path = "../it/stored.rs"]
 mod stored;
 #[path = "../it/strace.rs"]
