@@ -31,6 +31,7 @@ mod crash;
 mod faults;
 mod first_start;
 mod journal;
+mod kills;
 mod oracle;
 mod recovery;
 mod scrape;
