@@ -1,6 +1,6 @@
 //! A worker in Rust: leases jobs, renews while it works on them, finishes, stops cleanly.
 //! `cargo run --example worker -- emails` takes the jobs of the queue `emails` from the server that
-//! `TALLYD_SERVER` names, http://127.0.0.1:8255 if it is not set.
+//! `TALLYD_SERVER` names, http://127.0.0.1:8255 if it is not set; with the token in `TALLYD_TOKEN`, if any.
 
 use std::time::Duration;
 
@@ -84,7 +84,11 @@ async fn serve(client: Client, request: LeaseRequest, stop: CancellationToken) {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = std::env::var("TALLYD_SERVER").unwrap_or("http://127.0.0.1:8255".to_owned());
-    let (client, stop) = (Client::new(&server)?, CancellationToken::new());
+    let (mut client, stop) = (Client::new(&server)?, CancellationToken::new());
+    let token = std::env::var("TALLYD_TOKEN").unwrap_or_default();
+    if !token.trim().is_empty() {
+        client = client.with_token(token.trim())?;
+    }
     let request = LeaseRequest {
         queues: vec![std::env::args().nth(1).unwrap_or("default".to_owned())],
         wait: Some(Duration::from_secs(30)),

@@ -17,6 +17,7 @@ mod reload;
 pub mod serve;
 pub mod settings;
 mod signals;
+pub mod token;
 
 use std::error::Error;
 use std::fmt;
@@ -54,6 +55,8 @@ enum Command {
     Queues(queues::Queues),
     /// Have the server write a copy of its store, and print its path
     Backup(backup::Backup),
+    /// Make tokens by which callers are known
+    Token(token::Token),
     /// Load a server and print how fast it is
     Bench(bench::Bench),
     /// Print the metrics that the daemon exports
@@ -80,6 +83,7 @@ impl Cli {
             Command::Jobs(jobs) => jobs.run(),
             Command::Queues(queues) => queues.run(),
             Command::Backup(backup) => backup.run(),
+            Command::Token(token) => token.run(),
             Command::Bench(bench) => bench.run(),
             Command::Metrics(catalogue) => catalogue.run(),
             Command::Completions(completions) => completions.run(),
@@ -155,9 +159,9 @@ impl From<ConfigError> for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::InvalidServer(_) | ClientError::InvalidName(_) => {
-                Self::Usage(error.into())
-            }
+            ClientError::InvalidServer(_)
+            | ClientError::InvalidName(_)
+            | ClientError::InvalidToken => Self::Usage(error.into()),
             _ => Self::Other(error.into()),
         }
     }

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder, Url};
 use serde::Serialize;
@@ -51,6 +51,7 @@ const USER_AGENT: &str = concat!("tallyd/", env!("CARGO_PKG_VERSION"));
 pub struct Client {
     http: reqwest::Client,
     server: Url,
+    authorization: Option<HeaderValue>,
     /// Whether the server was ever there.
     reached: Arc<AtomicBool>,
 }
@@ -77,7 +78,21 @@ impl Client {
             http = http.tls_certs_only([]);
         }
         let http = http.build().map_err(|error| ClientError::Setup(error.into()))?;
-        Ok(Self { http, server, reached: Arc::default() })
+        Ok(Self { http, server, authorization: None, reached: Arc::default() })
+    }
+
+    /// The same client with a token, which each request brings along.
+    ///
+    /// # Errors
+    ///
+    /// The token has characters that no token has.
+    pub fn with_token(mut self, token: &str) -> Result<Self, ClientError> {
+        let value = HeaderValue::from_str(&format!("Bearer {token}"));
+        let has_gaps = token.is_empty() || token.contains(char::is_whitespace);
+        let mut value = value.ok().filter(|_| !has_gaps).ok_or(ClientError::InvalidToken)?;
+        value.set_sensitive(true);
+        self.authorization = Some(value);
+        Ok(self)
     }
 
     /// Where it sends to, without user and password.
@@ -279,7 +294,11 @@ impl Client {
         let mut segments = url.path_segments_mut().expect("the URL of a server has a path");
         segments.pop_if_empty().push("v1").extend(path);
         drop(segments);
-        Ok(self.http.request(method, url).timeout(ANSWER_TIMEOUT))
+        let mut request = self.http.request(method, url).timeout(ANSWER_TIMEOUT);
+        if let Some(token) = &self.authorization {
+            request = request.header(AUTHORIZATION, token);
+        }
+        Ok(request)
     }
 
     /// Posts JSON.

@@ -13,10 +13,12 @@ mod load;
 pub mod name;
 mod overrides;
 pub mod size;
+pub mod tokens;
 
 pub use http::{HttpConfig, Secret};
 pub use load::{ConfigError, Mistake};
 pub use overrides::Overrides;
+pub use tokens::{Role, Token, Tokens};
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -47,8 +49,10 @@ pub struct Config {
     /// Host names in lower case that requests may be addressed to, besides localhost and IP
     /// literals.
     pub hosts: Vec<String>,
-    /// Listen beyond loopback although nothing authenticates the callers.
+    /// Listen beyond loopback although there are no tokens to know callers by.
     pub insecure: bool,
+    /// Who may call, and for what.
+    pub tokens: Tokens,
     /// How to log.
     pub log: LogConfig,
     /// What applies to a queue that is not configured.
@@ -266,6 +270,7 @@ impl Default for Config {
             max_payload: 1 << 20,
             hosts: Vec::new(),
             insecure: false,
+            tokens: Tokens::default(),
             log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
             queues: BTreeMap::from([(DEFAULT_QUEUE.into(), QueueConfig::leased(defaults.clone()))]),
             defaults,

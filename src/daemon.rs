@@ -29,7 +29,7 @@ use self::socket::Socket;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::server::{self, Api, LINGER, Role};
+use crate::server::{self, Api, Guard, LINGER, Routes};
 use crate::store::{OpenError, Store, StoreError};
 use crate::sweeper::Sweeper;
 use crate::worker::exec::{GRACE, end_leftovers};
@@ -151,14 +151,14 @@ impl Daemon {
         let signals = Signals::new();
         let (claiming, interrupt) = (&signals.claiming, &signals.interrupt);
         let workers = Workers::start(&store, &config, &metrics, claiming, interrupt, &clock)?;
-        let sweeper = Sweeper::new(store.clone(), metrics.clone(), clock);
+        let sweeper = Sweeper::new(store.clone(), metrics.clone(), clock.clone());
         let sweeper = tokio::spawn(sweeper.run(signals.sweeping.clone()));
-        let api = Api::new(store.clone(), metrics.clone(), config.clone(), claiming.clone());
+        let api = Api::new(store.clone(), metrics.clone(), config.clone(), claiming.clone(), clock);
         let (servers, scraped) = (TaskTracker::new(), TaskTracker::new());
         let (deaf, serving, scraping) = (&signals.deaf, &signals.serving, &signals.scraping);
-        servers.spawn(serve(api.clone(), main, Role::of_main(&config), serving, deaf));
+        servers.spawn(serve(api.clone(), main, Routes::of_main(&config), serving, deaf));
         if let Some((listener, address)) = for_metrics {
-            scraped.spawn(serve(api.clone(), listener, Role::MetricsOnly, scraping, deaf));
+            scraped.spawn(serve(api.clone(), listener, Routes::MetricsOnly, scraping, deaf));
             info!(event = "listening", %address, "serving metrics");
         }
         servers.close();
@@ -170,7 +170,8 @@ impl Daemon {
             tokio::spawn(pulse.run(signals.pulsing.clone()));
         }
         notifier.ready(&format!("serving on {address}")).await;
-        info!(event = "listening", %address, data = %config.data.display(), "tallyd is ready");
+        let (data, tokens) = (config.data.display(), config.tokens.all().count());
+        info!(event = "listening", %address, %data, tokens, "tallyd is ready");
         Ok(Some(Self {
             config,
             store,
@@ -189,6 +190,11 @@ impl Daemon {
     /// Where the HTTP interface listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Who may call, and what for.
+    pub fn guard(&self) -> Arc<Guard> {
+        self.api.guard()
     }
 
     /// The counts; they can be read after the end as well.
@@ -306,13 +312,13 @@ fn sweeper_died(ended: Result<Result<(), StoreError>, JoinError>) -> DaemonError
 fn serve(
     api: Arc<Api>,
     listener: TcpListener,
-    role: Role,
+    has: Routes,
     stop: &CancellationToken,
     deaf: &CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     let (stop, ends) = (stop.clone(), deaf.clone().drop_guard());
     async move {
-        server::serve(api, listener, role, stop.clone()).await;
+        server::serve(api, listener, has, stop.clone()).await;
         if stop.is_cancelled() {
             ends.disarm();
         }

@@ -77,11 +77,15 @@ pub enum Rejected {
     Timeout,
     /// A web page of another site sent the request.
     CrossSite,
+    /// A token is missing, wrong or expired.
+    Unauthorized,
+    /// A token does not allow what was asked.
+    Forbidden,
 }
 
 impl Rejected {
     /// All reasons with their label values.
-    pub const ALL: [(Self, &'static str); 17] = [
+    pub const ALL: [(Self, &'static str); 19] = [
         (Self::PayloadTooLarge, "payload_too_large"),
         (Self::BodyTooLarge, "body_too_large"),
         (Self::InvalidName, "invalid_name"),
@@ -99,6 +103,8 @@ impl Rejected {
         (Self::ServerBusy, "server_busy"),
         (Self::Timeout, "timeout"),
         (Self::CrossSite, "cross_site"),
+        (Self::Unauthorized, "unauthorized"),
+        (Self::Forbidden, "forbidden"),
     ];
 }
 

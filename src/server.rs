@@ -1,10 +1,11 @@
 //! The HTTP interface: what every request shares, and the one way to serve it.
 //!
-//! A request passes `connections` (limits, timeouts), `gate` (host check, counts, panics) and
+//! A request passes `connections` (limits, timeouts), `gate` (tokens, host check, counts, panics) and
 //! the table in `routes`, which the router and the API's description are both made of.
 //! `receiver` is no part of it: it answers pushes, for the commands that need someone to push to.
 
 mod accept;
+mod auth;
 mod backups;
 mod batch;
 mod body;
@@ -33,6 +34,7 @@ mod stats;
 mod storeless;
 mod traceparent;
 
+pub use auth::Guard;
 pub use connections::LINGER;
 
 use std::future::Future;
@@ -44,6 +46,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
@@ -65,6 +68,7 @@ pub struct Api {
     write_places: Arc<Semaphore>,
     rooms: Rooms,
     scrapes: Arc<Scrapes>,
+    guard: Arc<Guard>,
 }
 
 /// What the router hands to each handler.
@@ -78,7 +82,9 @@ impl Api {
         metrics: Arc<Metrics>,
         config: Arc<Config>,
         draining: CancellationToken,
+        clock: Clock,
     ) -> Arc<Self> {
+        let guard = Arc::new(Guard::new(&config, clock, &routes::table()));
         Arc::new(Self {
             store,
             metrics,
@@ -88,7 +94,13 @@ impl Api {
             write_places: Arc::new(Semaphore::new(MAX_WRITES)),
             rooms: Rooms::new(),
             scrapes: Scrapes::new(),
+            guard,
         })
+    }
+
+    /// Who may call, and what for.
+    pub fn guard(&self) -> Arc<Guard> {
+        self.guard.clone()
     }
 
     /// Resolves when every write that was begun is finished, those of callers who hung up included.
@@ -136,7 +148,7 @@ impl Api {
 
 /// Which routes a listener has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum Routes {
     /// All.
     Whole,
     /// All but `/metrics`, which has a listener of its own.
@@ -145,8 +157,8 @@ pub enum Role {
     MetricsOnly,
 }
 
-impl Role {
-    /// The role of the main listener under this configuration.
+impl Routes {
+    /// Those of the main listener under this configuration.
     pub fn of_main(config: &Config) -> Self {
         if config.metrics_listen.is_some() { Self::WithoutMetrics } else { Self::Whole }
     }
@@ -156,9 +168,9 @@ impl Role {
 ///
 /// The listener closes at once when `stop` is cancelled; connections that are still open after
 /// 35 s are cut.
-pub async fn serve(api: Arc<Api>, listener: TcpListener, role: Role, stop: CancellationToken) {
+pub async fn serve(api: Arc<Api>, listener: TcpListener, has: Routes, stop: CancellationToken) {
     let metrics = api.metrics.clone();
-    let router = routes::router(api, role);
+    let router = routes::router(api, has);
     connections::serve(listener, router, metrics, connections::MAX_CONNECTIONS, stop).await;
 }
 

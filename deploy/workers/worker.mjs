@@ -47,6 +47,7 @@ try {
 if (queues.length === 0) misused("name the queues to look at");
 const lease_ms = Number(options.lease) * 1000;
 const stopping = new AbortController();
+const token = (process.env.TALLYD_TOKEN ?? "").trim(); // with the role work, if tallyd asks for one
 const polls = new Set(); // the open requests for jobs
 const running = new Map(); // job → what stops it, and its end once that is known
 
@@ -60,6 +61,7 @@ async function call(path, body, timeout = 15_000, opened = () => {}) {
   const { request } = options.server.startsWith("https:") ? https : http;
   const url = options.server.replace(/\/$/, "") + path;
   const headers = { "content-type": "application/json" };
+  if (token) headers.authorization = `Bearer ${token}`;
   const answer = await new Promise((resolve, reject) => {
     const asked = request(url, { method: "POST", agent: false, headers, timeout }, resolve);
     asked.on("timeout", () => asked.destroy(new Error("no answer in time"))).on("error", reject);

@@ -40,6 +40,8 @@ def call(path, body, timeout=15, opened=lambda sock: None):
         connection.connect()
         opened(connection.sock)
         head = {"content-type": "application/json"}
+        if TOKEN:
+            head["authorization"] = "Bearer " + TOKEN
         connection.request("POST", URL.path.rstrip("/") + path, json.dumps(body), head)
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
@@ -185,6 +187,7 @@ except ValueError:  # of its port, for one
     is_url = False
 if not is_url:
     options.error(f"--server is a URL like http://127.0.0.1:8255, not {ARGS.server!r}")
+TOKEN = os.environ.get("TALLYD_TOKEN", "").strip()  # with the role work, if tallyd asks for one
 NAME = f"{socket.gethostname()}-{os.getpid()}"
 ASK = {"queues": ARGS.queues, "wait": "30s", "duration": f"{ARGS.lease}s", "worker": NAME}
 stopping, refused, polls, running = threading.Event(), threading.Event(), {}, {}

@@ -12,6 +12,7 @@ use super::logs::Level;
 use super::settings::Settings;
 use crate::config::Config;
 use crate::daemon::Notifier;
+use crate::server::Guard;
 
 /// What is read again, and what it is compared with.
 pub(super) struct Reloading {
@@ -37,15 +38,15 @@ impl Reloading {
     }
 
     /// Reloads at each SIGHUP, for ever.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self, guard: Arc<Guard>) {
         while self.hangups.recv().await.is_some() {
             self.notifier.reloading().await;
-            self.reload().await;
+            self.reload(&guard).await;
             self.notifier.reloaded().await;
         }
     }
 
-    async fn reload(&mut self) {
+    async fn reload(&mut self, guard: &Guard) {
         let settings = self.settings.clone();
         let found = match spawn_blocking(move || settings.load()).await {
             Ok(Ok(found)) => found,
@@ -63,16 +64,25 @@ impl Reloading {
         };
         let (was, is) = (self.config.log.level, found.log.level);
         self.config.log.level = is;
+        // Whether callers need a token at all is not for a slip in a file to change.
+        if found.tokens.are_needed() && self.config.tokens.are_needed() {
+            self.config.tokens = found.tokens.clone();
+            guard.replace(found.tokens.all());
+        }
         // The line that tells of it is written if it would be under either.
         self.level.set(if is as u8 > was as u8 { is } else { was });
-        let (log_level, differing) = (is.name(), self.config.differing_keys(&found));
+        let (log_level, mut differing) = (is.name(), self.config.differing_keys(&found));
+        if found.tokens.are_needed() != self.config.tokens.are_needed() {
+            differing.push("whether callers need tokens".to_owned());
+        }
+        let tokens = self.config.tokens.all().count();
         // Under systemd it may be a copy that was made at the start.
         let file = self.settings.config.as_ref().map(|file| file.display().to_string());
         if differing.is_empty() {
-            info!(event = "reloaded", log_level, file, "what was read is in effect");
+            info!(event = "reloaded", log_level, tokens, file, "what was read is in effect");
         } else {
             let keys = differing.join(", ");
-            warn!(event = "reloaded", log_level, file, keys, "these keys need a restart");
+            warn!(event = "reloaded", log_level, tokens, file, keys, "these keys need a restart");
         }
         self.level.set(is);
     }

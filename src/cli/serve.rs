@@ -67,7 +67,7 @@ async fn serve(
 ) -> Result<(), DaemonError> {
     let Some(daemon) = Daemon::start(config, systemd, &stop).await? else { return Ok(()) };
     // Once it serves, so that no reload tells of a readiness that is not there yet.
-    tokio::spawn(stop.clone().run_until_cancelled_owned(reloading.run()));
+    tokio::spawn(stop.clone().run_until_cancelled_owned(reloading.run(daemon.guard())));
     daemon.run(&stop).await
 }
 
@@ -107,6 +107,7 @@ mod tests {
             "--hosts=a.example,B.example",
             "--log-format=json",
             "--log-level=warn",
+            "--token-file=tokens.toml",
             "--insecure=false",
         ]);
         let settings = settings.expect("every flag is right");
@@ -124,6 +125,7 @@ mod tests {
         assert_eq!(overrides.hosts, Some(vec!["a.example".into(), "b.example".into()]));
         assert_eq!(overrides.log_format, Some(crate::config::LogFormat::Json));
         assert_eq!(overrides.log_level, Some(LogLevel::Warn));
+        assert_eq!(overrides.token_file, Some("tokens.toml".into()));
         assert_eq!(overrides.insecure, Some(false));
     }
 

@@ -19,6 +19,9 @@ pub enum ClientError {
     /// The text is neither the name of a queue nor the id of a job. Nothing was sent.
     #[error("{0:?} names nothing: it must be {NAME_RULE}")]
     InvalidName(String),
+    /// The token cannot be one. Nothing was sent.
+    #[error("a token is one word of visible characters; `tallyd token new NAME` prints one")]
+    InvalidToken,
     /// The client itself could not be set up.
     #[error("cannot prepare requests")]
     Setup(#[source] Box<dyn Error + Send + Sync>),

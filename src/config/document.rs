@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::load::Mistake;
+use super::tokens::PREFIX;
 
 /// The most characters of a wrong value that a message shows.
 const MAX_SHOWN_CHARS: usize = 80;
@@ -69,12 +70,13 @@ impl<'a> Document<'a> {
         self.note(Some(line_at(self.text, span.start)), text);
     }
 
-    /// A value in the words of the file, or its type if that would be long.
+    /// A value in the words of the file, or its type if that would be long, or looks like a token.
     fn show(&self, value: &Spanned<DeValue<'_>>) -> String {
         match self.text.get(value.span()) {
             Some(text)
                 if text.chars().count() <= MAX_SHOWN_CHARS
                     && !text.chars().any(char::is_control)
+                    && !text.contains(PREFIX)
                     && !value.get_ref().is_table() =>
             {
                 text.to_owned()
@@ -90,11 +92,13 @@ pub(super) struct Section<'a> {
     path: String,
     table: &'a DeTable<'a>,
     known: Vec<&'static str>,
+    /// Where it begins, if it is an element of a list.
+    begin: Range<usize>,
 }
 
 impl<'a> Section<'a> {
     fn new(document: &'a Document<'a>, path: String, table: &'a DeTable<'a>) -> Self {
-        Self { document, path, table, known: Vec::new() }
+        Self { document, path, table, known: Vec::new(), begin: 0..0 }
     }
 
     /// Puts the value of `key` into `target` if the table has it and `rule` finds it right.
@@ -165,6 +169,34 @@ impl<'a> Section<'a> {
         self.below(key, value)
     }
 
+    /// The tables of the list `key`, if this table has it; `notation` is how to write one.
+    pub(super) fn list_of_tables(&mut self, key: &'static str, notation: &str) -> Vec<Self> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(elements) = value.get_ref().as_array() else {
+            let got = type_name(value.get_ref());
+            self.object(key, &format!("must be tables, each under {notation}, got {got}"));
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (index, element) in elements.iter().enumerate() {
+            let path = format!("{}[{index}]", self.path_of(key));
+            match element.get_ref().as_table() {
+                Some(table) => {
+                    tables.push(Self {
+                        begin: element.span(),
+                        ..Self::new(self.document, path, table)
+                    });
+                }
+                None => {
+                    let got = type_name(element.get_ref());
+                    self.document
+                        .note_at(&element.span(), format!("{path} must be a table, got {got}"));
+                }
+            }
+        }
+        tables
+    }
+
     /// All keys with the tables behind them.
     pub(super) fn tables(&self) -> Vec<(&'a str, Self)> {
         let named = |(key, value): (&'a Spanned<DeString<'a>>, &'a Spanned<DeValue<'a>>)| {
@@ -195,6 +227,11 @@ impl<'a> Section<'a> {
             let text = format!("{} {wrong}", self.path_of(key.get_ref()));
             self.document.note_at(&key.span(), text);
         }
+    }
+
+    /// Notes what is wrong about this table, an element of a list, as a whole.
+    pub(super) fn whole(&self, wrong: &str) {
+        self.document.note_at(&self.begin, format!("{} {wrong}", self.path));
     }
 
     /// Notes every key that was not asked for.

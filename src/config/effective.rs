@@ -1,13 +1,15 @@
 //! Writes a `Config` as a file that gives the same `Config` again, but for secrets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{BackoffPolicy, Config, ExecLimits, Policy, QueueConfig, Runner, duration, size};
+use super::{
+    BackoffPolicy, Config, ExecLimits, Policy, QueueConfig, Runner, Token, duration, size,
+};
 
 /// What stands for the value of a variable, which may be a secret.
 const HIDDEN: &str = "***";
@@ -27,6 +29,9 @@ struct TopKeys<'a> {
     log_format: &'static str,
     log_level: &'static str,
     insecure: bool,
+    token_file: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tokens: Vec<TokenKeys<'a>>,
     defaults: PolicyKeys,
     queues: BTreeMap<&'a str, QueueKeys<'a>>,
 }
@@ -39,6 +44,15 @@ struct QueueKeys<'a> {
     policy: PolicyKeys,
     exec: Option<ExecKeys<'a>>,
     http: Option<HttpKeys<'a>>,
+}
+
+#[derive(Serialize)]
+struct TokenKeys<'a> {
+    name: &'a str,
+    sha256: &'static str,
+    roles: Vec<&'static str>,
+    queues: Option<&'a BTreeSet<String>>,
+    expires_at: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -96,7 +110,8 @@ enum CountOrNone {
 }
 
 impl Config {
-    /// These settings as TOML. The values of `exec.env` and `http.headers`, and `http.secret`, are hidden; the rest reads back as it is.
+    /// These settings as TOML. The values of `exec.env` and `http.headers`, `http.secret`, and the
+    /// hashes of tokens are hidden; the rest reads back as it is.
     ///
     /// # Errors
     ///
@@ -117,9 +132,21 @@ impl Config {
             log_format: self.log.format.name(),
             log_level: self.log.level.name(),
             insecure: self.insecure,
+            token_file: self.tokens.file.as_deref(),
+            tokens: self.tokens.configured.iter().map(token_keys).collect(),
             defaults: policy_keys(&self.defaults),
             queues: queues.collect(),
         })
+    }
+}
+
+fn token_keys(token: &Token) -> TokenKeys<'_> {
+    TokenKeys {
+        name: &token.name,
+        sha256: HIDDEN,
+        roles: token.roles.iter().map(|role| role.name()).collect(),
+        queues: token.queues.as_ref(),
+        expires_at: token.expires_at.map(|time| time.to_string()),
     }
 }
 

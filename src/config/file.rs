@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::{Document, Section, integer, number};
-use super::limits::{self, argument, count, count_or_none, directory, duration, queue_or_kind};
+use super::limits::{
+    self, argument, count, count_or_none, directory, duration, file, queue_or_kind,
+};
 use super::{
     BackoffPolicy, Config, ExecConfig, ExecLimits, HttpConfig, LogConfig, Policy, QueueConfig,
-    Runner, http,
+    Runner, http, tokens,
 };
 
 /// An example of an `exec.command`, for messages.
@@ -52,6 +54,8 @@ fn read_top(top: &mut Section<'_>, config: &mut Config) {
     top.read_list("hosts", &mut config.hosts, limits::host);
     read_log(top, &mut config.log);
     top.read("insecure", &mut config.insecure, |value| limits::switch(value.as_bool()));
+    config.tokens.configured = tokens::read(top, &[]);
+    top.read("token_file", &mut config.tokens.file, |value| file(value.as_str()).map(Some));
 }
 
 fn read_log(top: &mut Section<'_>, log: &mut LogConfig) {

@@ -203,6 +203,13 @@ pub fn directory(text: Option<&str>) -> Result<PathBuf, String> {
         .ok_or_else(|| "must be the path of a directory".to_owned())
 }
 
+/// A path of a file.
+pub fn file(text: Option<&str>) -> Result<PathBuf, String> {
+    text.filter(|text| is_path(text))
+        .map(PathBuf::from)
+        .ok_or_else(|| "must be the path of a file".to_owned())
+}
+
 /// The path of the store's file; SQLite's own names for stores that are no file are refused.
 pub fn store_file(text: Option<&str>) -> Result<PathBuf, String> {
     text.filter(|text| is_path(text) && *text != ":memory:" && !text.starts_with("file:"))
@@ -233,7 +240,7 @@ pub fn log_level(text: Option<&str>) -> Result<LogLevel, String> {
 }
 
 /// The words for a choice.
-fn one_of(names: &[&str]) -> String {
+pub(super) fn one_of(names: &[&str]) -> String {
     let (last, others) = names.split_last().expect("there is something to choose from");
     format!("must be {} or {last}", others.join(", "))
 }

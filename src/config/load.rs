@@ -83,11 +83,14 @@ impl Config {
         let document = Document::parse(text).map_err(|mistake| wrong(vec![mistake]))?;
         let mut config = file::read(&document);
         overrides.apply(&mut config);
-        check_addresses(&config, overrides, &document);
+        let tokens = config.tokens.read_file();
+        // What is missing of a file that is wrong is no mistake of its own.
+        let may_be_open = config.insecure || config.tokens.are_needed() || tokens.is_err();
+        check_addresses(&config, may_be_open, overrides, &document);
         add_default_queue(&mut config);
         check_counts(&config, &document);
         match document.into_mistakes() {
-            mistakes if mistakes.is_empty() => Ok(config),
+            mistakes if mistakes.is_empty() => tokens.map(|()| config),
             mistakes => Err(wrong(mistakes)),
         }
     }
@@ -102,7 +105,7 @@ fn read_file(file: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn as_text(bytes: &[u8]) -> Result<&str, Mistake> {
+pub(super) fn as_text(bytes: &[u8]) -> Result<&str, Mistake> {
     str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
@@ -110,18 +113,23 @@ fn as_text(bytes: &[u8]) -> Result<&str, Mistake> {
     })
 }
 
-/// Without authentication only the machine itself may call, unless the operator says otherwise.
-fn check_addresses(config: &Config, overrides: &Overrides, document: &Document<'_>) {
+/// Without tokens only the machine itself may call, unless the operator says otherwise.
+fn check_addresses(
+    config: &Config,
+    may_be_open: bool,
+    overrides: &Overrides,
+    document: &Document<'_>,
+) {
     let listen = ("listen", config.listen, overrides.listen.is_some());
     let metrics = config
         .metrics_listen
         .map(|address| ("metrics_listen", address, overrides.metrics_listen.is_some()));
     for (key, address, is_overridden) in [Some(listen), metrics].into_iter().flatten() {
-        if !config.insecure && !is_loopback(address) {
+        if !may_be_open && !is_loopback(address) {
             let text = format!(
-                "must be a loopback address such as 127.0.0.1:8255, got {address}: nothing \
-                 authenticates callers yet; to let everybody in who can reach it, give --insecure \
-                 or set TALLYD_INSECURE=true"
+                "must be a loopback address such as 127.0.0.1:8255, got {address}: there are no \
+                 tokens to know callers by; `tallyd token new NAME` makes one; to let everybody in \
+                 who can reach it, give --insecure or set TALLYD_INSECURE=true"
             );
             note(document, key, is_overridden, &text);
         }

@@ -73,7 +73,12 @@ pub struct Overrides {
         value_parser = |text: &str| limits::log_level(Some(text)))]
     pub log_level: Option<LogLevel>,
 
-    /// Listen beyond loopback although nothing authenticates the callers
+    /// Know callers by the tokens in this file too
+    #[arg(long, env = "TALLYD_TOKEN_FILE", value_name = "FILE",
+        value_parser = |text: &str| limits::file(Some(text)))]
+    pub token_file: Option<PathBuf>,
+
+    /// Listen beyond loopback although there are no tokens to know callers by
     #[arg(long, env = "TALLYD_INSECURE", value_name = "BOOL", num_args = 0..=1,
         require_equals = true, default_missing_value = "true",
         value_parser = BoolishValueParser::new())]
@@ -96,6 +101,7 @@ impl Overrides {
         put(self.insecure.as_ref(), &mut config.insecure);
         config.metrics_listen = self.metrics_listen.or(config.metrics_listen);
         config.backup_dir = self.backup_dir.clone().or(config.backup_dir.take());
+        config.tokens.file = self.token_file.clone().or(config.tokens.file.take());
     }
 }
 

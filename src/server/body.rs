@@ -190,7 +190,7 @@ async fn collect(mut body: Body, limit: Limit, room: &mut Room) -> Result<Bytes,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::Role;
+    use crate::server::Routes;
     use crate::server::fixture::Fixture;
     use crate::server::room::Rooms;
     use axum::http::HeaderValue;
@@ -261,7 +261,7 @@ mod tests {
             .body(Body::new(Stalled(Some(begin))))
             .expect("a valid request");
         let start = Instant::now();
-        let response = server.send(Role::Whole, request).await;
+        let response = server.send(Routes::Whole, request).await;
         assert_eq!(start.elapsed(), BODY_TIMEOUT);
         assert_eq!(response.status(), 408);
         let answer = response.into_body().collect().await.expect("it is whole").to_bytes();

@@ -1,7 +1,7 @@
 //! What a caller is told when a request is refused: one code per case.
 
 use axum::http::StatusCode;
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -24,6 +24,8 @@ pub(super) enum Code {
     ResultTooLarge,
     ErrorTooLong,
     MissingHost,
+    Unauthorized,
+    Forbidden,
     CrossSite,
     TooManyQueues,
     RouteNotFound,
@@ -46,6 +48,7 @@ pub(super) enum Code {
     UnsupportedEncoding,
     Misdirected,
     QueueFull,
+    TooManyFailures,
     InternalError,
     Draining,
     ServerBusy,
@@ -74,6 +77,8 @@ impl Code {
             Self::ResultTooLarge => ("result_too_large", 400, Some(R::PayloadTooLarge)),
             Self::ErrorTooLong => ("error_too_long", 400, Some(R::PayloadTooLarge)),
             Self::MissingHost => ("missing_host", 400, Some(R::UnknownHost)),
+            Self::Unauthorized => ("unauthorized", 401, Some(R::Unauthorized)),
+            Self::Forbidden => ("forbidden", 403, Some(R::Forbidden)),
             Self::CrossSite => ("cross_site", 403, Some(R::CrossSite)),
             Self::TooManyQueues => ("too_many_queues", 403, Some(R::TooManyQueues)),
             Self::RouteNotFound => ("route_not_found", 404, None),
@@ -100,6 +105,7 @@ impl Code {
             }
             Self::Misdirected => ("misdirected", 421, Some(R::UnknownHost)),
             Self::QueueFull => ("queue_full", 429, Some(R::QueueFull)),
+            Self::TooManyFailures => ("too_many_failures", 429, Some(R::Unauthorized)),
             Self::InternalError => ("internal_error", 500, None),
             Self::Draining => ("draining", 503, Some(R::Draining)),
             Self::ServerBusy => ("server_busy", 503, Some(R::ServerBusy)),
@@ -131,7 +137,7 @@ impl Code {
     /// After how many seconds the same request may do better.
     fn retry_after(self) -> Option<u32> {
         match self {
-            Self::ServerBusy | Self::StoreBusy => Some(1),
+            Self::ServerBusy | Self::StoreBusy | Self::TooManyFailures => Some(1),
             Self::QueueFull | Self::Draining => Some(5),
             _ => None,
         }
@@ -260,6 +266,10 @@ impl IntoResponse for ApiError {
         let mut response = json::answer(self.code.status(), &view);
         if let Some(seconds) = self.code.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if self.code == Code::Unauthorized {
+            let scheme = HeaderValue::from_static("Bearer realm=\"tallyd\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
         response.extensions_mut().insert(self.code);
         response

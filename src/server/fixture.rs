@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, Role, Shared, routes};
+use super::{Api, Routes, Shared, routes};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -28,21 +28,26 @@ pub(super) struct Fixture {
 impl Fixture {
     /// A server with the default configuration, changed by `change`.
     pub(super) fn new(change: impl FnOnce(&mut Config)) -> Self {
+        Self::by(Clock::system(), change)
+    }
+
+    /// The same by another clock.
+    pub(super) fn by(clock: Clock, change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut config = Config { data: directory.path().join("tallyd.db"), ..Config::default() };
         change(&mut config);
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new(config.clone()));
-        let store = Store::open(config.clone(), Clock::system(), metrics.clone());
+        let store = Store::open(config.clone(), clock.clone(), metrics.clone());
         let draining = CancellationToken::new();
         let store = store.expect("a new store opens");
-        let api = Api::new(store, metrics, config, draining.clone());
+        let api = Api::new(store, metrics, config, draining.clone(), clock);
         Self { api, draining, _directory: directory }
     }
 
-    /// What a listener of this role answers.
-    pub(super) async fn send(&self, role: Role, request: Request<Body>) -> Response<Body> {
-        let service = TowerToHyperService::new(routes::router(self.api.clone(), role));
+    /// What a listener with these routes answers.
+    pub(super) async fn send(&self, has: Routes, request: Request<Body>) -> Response<Body> {
+        let service = TowerToHyperService::new(routes::router(self.api.clone(), has));
         service.call(request).await.into_response()
     }
 
@@ -53,7 +58,7 @@ impl Fixture {
             request = request.header("content-type", "application/json");
         }
         let request = request.body(Body::from(body.to_owned())).expect("a valid request");
-        let response = self.send(Role::Whole, request).await;
+        let response = self.send(Routes::Whole, request).await;
         let status = response.status();
         let body = response.into_body().collect().await.expect("the body is whole").to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or_default())

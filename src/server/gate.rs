@@ -1,4 +1,4 @@
-//! What every request passes on its way in and out: host and origin checks, panics, headers, counts, a log line.
+//! What every request passes on its way in and out: host, token and origin checks, panics, headers, counts, a log line.
 
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,8 +14,9 @@ use axum::http::{HeaderMap, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
+use super::auth::{Caller, Needs, Unknown};
 use super::error::{ApiError, Code};
 use super::{Api, Shared};
 
@@ -26,21 +27,27 @@ const NO_ROUTE: &str = "other";
 pub(super) const HEALTH: [&str; 2] = ["/-/healthy", "/-/ready"];
 
 /// Lets a request through to its route, and sees to its answer.
-pub(super) async fn pass(State(api): State<Shared>, request: Request, next: Next) -> Response {
+pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
     let method = method_label(request.method());
     let mut counted = Counted { api: &api, route, method, start: Instant::now(), status: HUNG_UP };
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
 
-    let allowed = HEALTH
-        .contains(&route)
-        .then_some(())
-        .map_or_else(|| check_host(request.headers(), request.uri(), &api.config.hosts), Ok)
-        .and_then(|()| check_origin(request.method(), request.headers()))
-        .and_then(|()| check_query(route, request.method(), request.uri()));
+    let needs = api.guard.needs(route, request.method());
+    let allowed = check_caller(&api, needs, &request).and_then(|caller| {
+        check_origin(request.method(), request.headers())?;
+        check_query(route, request.method(), request.uri())?;
+        Ok(caller)
+    });
+    let caller = allowed.as_ref().ok().cloned();
+    let token = caller.as_ref().and_then(Caller::name);
+    let operated = needs.is_for_operators().then(|| request.uri().path().to_owned());
     let mut response = match allowed {
-        Ok(()) => caught(route, next.run(request)).await,
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            caught(route, next.run(request)).await
+        }
         Err(refused) => refused.into_response(),
     };
 
@@ -61,7 +68,10 @@ pub(super) async fn pass(State(api): State<Shared>, request: Request, next: Next
     counted.status = response.status().as_u16();
     let code = refused.map(Code::name);
     let duration_ms = counted.start.elapsed().as_millis() as u64;
-    debug!(event = "request", route, method, status = counted.status, code, duration_ms);
+    if let Some(path) = operated.filter(|_| response.status().is_success()) {
+        info!(event = "operated", token, method, path, "an operator's request was done");
+    }
+    debug!(event = "request", route, method, token, status = counted.status, code, duration_ms);
     response
 }
 
@@ -82,6 +92,21 @@ impl Drop for Counted<'_> {
         let seconds = self.start.elapsed().as_secs_f64();
         self.api.metrics.http_request(self.route, self.method, self.status, seconds);
     }
+}
+
+/// Who calls, if that may be done. Whoever has a token need not care what the host is called.
+fn check_caller(api: &Api, needs: Needs, request: &Request) -> Result<Caller, ApiError> {
+    if needs == Needs::Nothing {
+        return Ok(Caller::Anybody);
+    }
+    let headers = request.headers();
+    let caller = api.guard.identify(headers);
+    if !matches!(caller, Ok(Caller::Bearer(_)) | Err(Unknown::TooMany)) {
+        check_host(headers, request.uri(), &api.config.hosts)?;
+    }
+    let caller = caller?;
+    caller.check(needs)?;
+    Ok(caller)
 }
 
 /// Refuses a query where the API defines none: what is meant by it would be ignored.
@@ -142,8 +167,8 @@ fn check_host(headers: &HeaderMap, uri: &Uri, known: &[String]) -> Result<(), Ap
     let named = [Some(host), uri.authority().map(|authority| authority.as_str())];
     for host in named.into_iter().flatten() {
         if !is_known_host(host, known) {
-            let message = "this host name is not served; use localhost or the address, or add the \
-                           name to hosts in the configuration";
+            let message = "this host name is not served; use localhost or the address, add the name \
+                           to hosts in the configuration, or send a token that is valid";
             return Err(ApiError::new(Code::Misdirected, message).field("host"));
         }
     }

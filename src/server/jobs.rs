@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::header::{HeaderValue, LOCATION};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::auth::Caller;
 use super::body::{Limit, Media};
 use super::error::ApiError;
 use super::job_view::{JobSummary, JobView};
@@ -54,11 +55,13 @@ pub(super) struct PageView<'a> {
 /// `POST /v1/jobs`: answers once the job is on disk.
 pub(super) async fn create(
     State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let max_bytes = api.config.max_payload;
     let received = api.receive(request, Limit::job(max_bytes), &[Media::Json]).await?;
     let job = job_request::read(&received.text, &received.text, max_bytes)?;
+    caller.check_create(&job.queue, &api.config)?;
     let store = api.store.clone();
     let created = api.write_one(received.room, async move { store.create(job).await }).await?;
     Ok(self::created(&created))
@@ -79,6 +82,7 @@ pub(super) fn created(created: &Created) -> Response {
 /// `POST /v1/jobs/batch`: all or none.
 pub(super) async fn create_batch(
     State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let max_bytes = api.config.max_payload;
@@ -86,6 +90,9 @@ pub(super) async fn create_batch(
     let received = api.receive(request, Limit::BATCH, &media).await?;
     let read = |text: &[u8]| job_request::read(text, &received.text, max_bytes);
     let jobs = batch::items(&received, read)?;
+    for (index, job) in jobs.iter().enumerate() {
+        caller.check_create(&job.queue, &api.config).map_err(|refused| refused.at(index))?;
+    }
     let created = if jobs.is_empty() {
         BatchCreated { ids: Vec::new(), duplicates: Vec::new() }
     } else {
@@ -99,15 +106,23 @@ pub(super) async fn create_batch(
 /// `GET /v1/jobs/{id}`
 pub(super) async fn show(
     State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
     JobPath(id): JobPath,
 ) -> Result<Response, ApiError> {
     let job = api.store.job(id).await?;
+    caller.check_shown(&job)?;
     Ok(json::answer(StatusCode::OK, &JobView::from(&job)))
 }
 
 /// `GET /v1/jobs`
-pub(super) async fn list(State(api): State<Shared>, uri: Uri) -> Result<Response, ApiError> {
-    let page = api.store.list(ListQuery::read(&uri)?.filter()?).await?;
+pub(super) async fn list(
+    State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let filter = ListQuery::read(&uri)?.filter()?;
+    caller.check_list(filter.queue.as_deref())?;
+    let page = api.store.list(filter).await?;
     let view = PageView {
         jobs: page.jobs.iter().map(JobSummary::in_list).collect(),
         next_cursor: page.next_cursor.map(write_cursor),
@@ -118,26 +133,30 @@ pub(super) async fn list(State(api): State<Shared>, uri: Uri) -> Result<Response
 /// `POST /v1/jobs/{id}/cancel`
 pub(super) async fn cancel(
     State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
     JobPath(id): JobPath,
     request: Request,
 ) -> Result<Response, ApiError> {
-    act(api, id, Action::Cancel, request).await
+    act(api, &caller, id, Action::Cancel, request).await
 }
 
 /// `POST /v1/jobs/{id}/requeue`
 pub(super) async fn requeue(
     State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
     JobPath(id): JobPath,
     request: Request,
 ) -> Result<Response, ApiError> {
-    act(api, id, Action::Requeue, request).await
+    act(api, &caller, id, Action::Requeue, request).await
 }
 
 /// `DELETE /v1/jobs/{id}`
 pub(super) async fn discard(
     State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
     JobPath(id): JobPath,
 ) -> Result<Response, ApiError> {
+    api.check_job(&caller, id, Action::Discard).await?;
     let store = api.store.clone();
     api.write(None, async move { store.act(id, Action::Discard).await }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -145,11 +164,13 @@ pub(super) async fn discard(
 
 async fn act(
     api: Arc<Api>,
+    caller: &Caller,
     id: JobId,
     action: Action,
     request: Request,
 ) -> Result<Response, ApiError> {
     api.receive(request, Limit::SMALL, &[Media::Json]).await?.object::<Nothing>()?;
+    api.check_job(caller, id, action).await?;
     let store = api.store.clone();
     let job = api.write(None, async move { store.act(id, action).await }).await?;
     Ok(json::answer(StatusCode::OK, &JobView::from(&job)))

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::auth::Caller;
 use super::batch::{self, MAX_ITEMS};
 use super::body::{Limit, Media};
 use super::error::{ApiError, Code};
@@ -141,11 +142,16 @@ pub(super) struct ResultsView {
 /// drops the wait, and with it gives back what came.
 pub(super) async fn lease(
     State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let received = api.receive(request, Limit::SMALL, &[Media::Json]).await?;
     let (claim, wait) = received.object::<LeaseRequest>()?.claim()?;
     drop(received);
+    for (index, queue) in claim.queues.iter().enumerate() {
+        let refused = |refused: ApiError| refused.field(format!("queues[{index}]"));
+        caller.check_queue(queue).map_err(refused)?;
+    }
     api.check_leasable(&claim.queues).await?;
     let claimed = tokio::select! {
         biased;

@@ -7,6 +7,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::auth::Needs;
 use super::body::Media;
 use super::error::{Code, ErrorView};
 use super::job_request::NAME_PATTERN;
@@ -17,6 +18,12 @@ const ALWAYS: &[Code] = &[Code::MissingHost, Code::Misdirected, Code::InternalEr
 
 /// The refusals of every route of the API itself.
 const API: &[Code] = &[Code::InvalidQuery];
+
+/// The refusals of every route that needs to know its caller, if there are tokens.
+const KNOWN: &[Code] = &[Code::Unauthorized, Code::TooManyFailures];
+
+/// Those of every route that not every token is good for.
+const ALLOWED: &[Code] = &[Code::Forbidden];
 
 /// The refusals of every route that changes something.
 const WRITING: &[Code] = &[Code::CrossSite];
@@ -56,7 +63,7 @@ pub(super) fn describe(table: &[Route]) -> String {
             "license": {"name": env!("CARGO_PKG_LICENSE")},
         },
         "paths": paths,
-        "components": {"schemas": schemas.take()},
+        "components": {"schemas": schemas.take(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     });
     description.to_string()
 }
@@ -93,6 +100,9 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
         "summary": route.summary,
         "responses": responses(route, schemas),
     });
+    if route.needs != Needs::Nothing {
+        operation["security"] = json!([{}, {"token": []}]);
+    }
     let parameters = parameters(route, schemas);
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
@@ -156,7 +166,9 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Map<String, Value> {
     let writing = if route.method == Method::GET { &[] } else { WRITING };
     let mut refusals = BTreeMap::<u16, Vec<&str>>::new();
     let api = if route.path.starts_with("/v1/") { API } else { &[] };
-    let all = [route.refusals, route.store, with_body, writing, api, ALWAYS];
+    let known = if route.needs == Needs::Nothing { &[] } else { KNOWN };
+    let allowed = if matches!(route.needs, Needs::Nothing | Needs::Token) { &[] } else { ALLOWED };
+    let all = [route.refusals, route.store, with_body, writing, api, known, allowed, ALWAYS];
     for code in all.into_iter().flatten() {
         refusals.entry(code.status().as_u16()).or_default().push(code.name());
     }

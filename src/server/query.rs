@@ -5,6 +5,7 @@ use axum::http::Uri;
 use axum::http::request::Parts;
 use schemars::JsonSchema;
 
+use super::auth::Caller;
 use super::error::{ApiError, Code};
 use super::job_request::{NAME_PATTERN, checked_name};
 use crate::config::name;
@@ -31,14 +32,17 @@ impl<S: Send + Sync> FromRequestParts<S> for JobPath {
     }
 }
 
-/// The queue in the path.
+/// The queue in the path, which is one that the caller's token is for.
 pub(super) struct QueuePath(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for QueuePath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        checked_name("queue", segment(parts, state).await).map(Self)
+        let queue = checked_name("queue", segment(parts, state).await)?;
+        let caller = parts.extensions.get::<Caller>().expect("the gate has let somebody in");
+        caller.check_queue(&queue)?;
+        Ok(Self(queue))
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::auth::Caller;
 use super::body::{Limit, Media};
 use super::error::ApiError;
 use super::job_request::{NAME_PATTERN, bounded, checked_name, timestamp};
@@ -98,9 +99,13 @@ pub(super) struct BulkView {
 }
 
 /// `GET /v1/queues`
-pub(super) async fn list(State(api): State<Shared>) -> Result<Response, ApiError> {
+pub(super) async fn list(
+    State(api): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, ApiError> {
     let queues = api.store.queues().await?;
-    let queues = queues.iter().map(|queue| QueueView::new(queue, &api.config)).collect();
+    let queues = queues.iter().filter(|queue| caller.check_queue(&queue.name).is_ok());
+    let queues = queues.map(|queue| QueueView::new(queue, &api.config)).collect();
     Ok(json::answer(StatusCode::OK, &QueuesView { queues }))
 }
 

@@ -9,6 +9,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
+use super::auth::Needs;
 use super::backups::{self, BackupView};
 use super::body::Media;
 use super::error::{ApiError, Code};
@@ -20,7 +21,7 @@ use super::pages::MetricsQuery;
 use super::query::ListQuery;
 use super::queues::{BulkRequest, BulkView, QueueView, QueuesView};
 use super::stats::StatsView;
-use super::{Role, Shared, accept, gate, jobs, leases, pages, queues, stats};
+use super::{Routes, Shared, accept, gate, jobs, leases, pages, queues, stats};
 
 /// One route: how it is called, what it does, what it takes and answers.
 pub(super) struct Route {
@@ -37,6 +38,8 @@ pub(super) struct Route {
     pub(super) refusals: &'static [Code],
     /// Those of the part of the store that it asks.
     pub(super) store: &'static [Code],
+    /// What its callers need.
+    pub(super) needs: Needs,
     handler: MethodRouter<Shared, Infallible>,
 }
 
@@ -68,6 +71,7 @@ impl Route {
             answers: Vec::new(),
             refusals: &[],
             store: &[],
+            needs: Needs::OPERATORS,
             handler: on(filter, handler),
         }
     }
@@ -97,9 +101,20 @@ impl Route {
         self
     }
 
+    fn needs(mut self, needs: Needs) -> Self {
+        self.needs = needs;
+        self
+    }
+
     /// Asks the writer of the store, also if nothing is changed.
     fn writes(mut self) -> Self {
         self.store = WRITER;
+        self
+    }
+
+    /// Asks both.
+    fn reads_and_writes(mut self) -> Self {
+        self.store = READERS_AND_WRITER;
         self
     }
 
@@ -121,6 +136,16 @@ const WRITER: &[Code] = &[Code::StoreBusy, Code::DiskFull, Code::StoreStopped];
 /// The same when jobs are read.
 const READERS: &[Code] =
     &[Code::TooSlow, Code::JobDamaged, Code::StoreUnreadable, Code::StoreStopped];
+
+/// The same when a job is read before something is done to it.
+const READERS_AND_WRITER: &[Code] = &[
+    Code::StoreBusy,
+    Code::DiskFull,
+    Code::TooSlow,
+    Code::JobDamaged,
+    Code::StoreUnreadable,
+    Code::StoreStopped,
+];
 
 /// What may be wrong with a job that is to be created.
 const CREATE: &[Code] = &[
@@ -151,6 +176,7 @@ const QUEUE: &[Code] = &[Code::InvalidName, Code::QueueNotFound];
 /// The routes, in the order in which people should read them.
 pub(super) fn table() -> Vec<Route> {
     let mut table = job_routes();
+    table.extend(one_job_routes());
     table.extend(queue_routes());
     table.extend(lease_routes());
     table.push(backup_route());
@@ -159,11 +185,9 @@ pub(super) fn table() -> Vec<Route> {
 }
 
 fn job_routes() -> Vec<Route> {
-    const ONE: &[Code] = &[Code::JobNotFound, Code::InvalidState, Code::JobDamaged];
-    const REQUEUE: &[Code] =
-        &[Code::JobNotFound, Code::InvalidState, Code::UniqueKeyHeld, Code::JobDamaged];
     vec![
         Route::new(Method::POST, "/v1/jobs", "createJob", "creates a job", jobs::create)
+            .needs(Needs::CREATORS)
             .takes::<CreateJob>(Media::Json)
             .answers::<CreatedView>(201)
             .answers::<CreatedView>(200)
@@ -176,19 +200,30 @@ fn job_routes() -> Vec<Route> {
             "creates many jobs, all or none",
             jobs::create_batch,
         )
+        .needs(Needs::CREATORS)
         .takes::<Vec<CreateJob>>(Media::Json)
         .takes::<CreateJob>(Media::NdJson)
         .answers::<BatchView>(201)
         .refuses(CREATE_MANY)
         .writes(),
         Route::new(Method::GET, "/v1/jobs", "listJobs", "lists jobs, newest first", jobs::list)
+            .needs(Needs::READERS_OF_JOBS)
             .query::<ListQuery>()
             .answers::<PageView>(200)
             .reads(),
         Route::new(Method::GET, "/v1/jobs/{id}", "showJob", "shows a job", jobs::show)
+            .needs(Needs::READERS_OF_JOBS)
             .answers::<JobView>(200)
             .refuses(&[Code::JobNotFound])
             .reads(),
+    ]
+}
+
+/// What is done to one job that exists.
+fn one_job_routes() -> [Route; 3] {
+    const ONE: &[Code] = &[Code::JobNotFound, Code::InvalidState];
+    const REQUEUE: &[Code] = &[Code::JobNotFound, Code::InvalidState, Code::UniqueKeyHeld];
+    [
         Route::new(
             Method::POST,
             "/v1/jobs/{id}/cancel",
@@ -196,10 +231,11 @@ fn job_routes() -> Vec<Route> {
             "cancels a job that has not ended",
             jobs::cancel,
         )
+        .needs(Needs::CREATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<JobView>(200)
         .refuses(ONE)
-        .writes(),
+        .reads_and_writes(),
         Route::new(
             Method::POST,
             "/v1/jobs/{id}/requeue",
@@ -207,10 +243,11 @@ fn job_routes() -> Vec<Route> {
             "puts a dead job back",
             jobs::requeue,
         )
+        .needs(Needs::OPERATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<JobView>(200)
         .refuses(REQUEUE)
-        .writes(),
+        .reads_and_writes(),
         Route::new(
             Method::DELETE,
             "/v1/jobs/{id}",
@@ -218,9 +255,10 @@ fn job_routes() -> Vec<Route> {
             "removes a dead job",
             jobs::discard,
         )
+        .needs(Needs::OPERATORS)
         .answers_nothing()
         .refuses(ONE)
-        .writes(),
+        .reads_and_writes(),
     ]
 }
 
@@ -230,13 +268,16 @@ fn queue_routes() -> Vec<Route> {
         &[Code::InvalidName, Code::QueueNotFound, Code::QueueNotEmpty, Code::QueueConfigured];
     let mut routes = vec![
         Route::new(Method::GET, "/v1/queues", "listQueues", "lists queues", queues::list)
+            .needs(Needs::READERS_OF_QUEUES)
             .answers::<QueuesView>(200)
             .writes(),
         Route::new(Method::GET, ONE, "showQueue", "shows a queue", queues::show)
+            .needs(Needs::READERS_OF_QUEUES)
             .answers::<QueueView>(200)
             .refuses(QUEUE)
             .writes(),
         Route::new(Method::DELETE, ONE, "forgetQueue", "forgets an empty queue", queues::forget)
+            .needs(Needs::OPERATORS)
             .answers_nothing()
             .refuses(FORGET)
             .writes(),
@@ -247,6 +288,7 @@ fn queue_routes() -> Vec<Route> {
             "stops claims from a queue",
             queues::pause,
         )
+        .needs(Needs::OPERATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<QueueView>(200)
         .refuses(QUEUE)
@@ -258,6 +300,7 @@ fn queue_routes() -> Vec<Route> {
             "allows claims from a queue again",
             queues::resume,
         )
+        .needs(Needs::OPERATORS)
         .takes::<Nothing>(Media::Json)
         .answers::<QueueView>(200)
         .refuses(QUEUE)
@@ -290,7 +333,12 @@ fn bulk_routes() -> [Route; 3] {
         queues::discard_dead,
     );
     [cancel, requeue, discard].map(|route| {
-        route.takes::<BulkRequest>(Media::Json).answers::<BulkView>(200).refuses(QUEUE).writes()
+        route
+            .needs(Needs::OPERATORS)
+            .takes::<BulkRequest>(Media::Json)
+            .answers::<BulkView>(200)
+            .refuses(QUEUE)
+            .writes()
     })
 }
 
@@ -307,6 +355,7 @@ fn lease_routes() -> Vec<Route> {
             "leases ready jobs to a worker, and waits for them if asked to",
             leases::lease,
         )
+        .needs(Needs::WORKERS)
         .takes::<LeaseRequest>(Media::Json)
         .answers::<LeasesView>(200)
         .refuses(LEASE)
@@ -318,6 +367,7 @@ fn lease_routes() -> Vec<Route> {
             "ends attempts: completed, failed or released",
             leases::finish,
         )
+        .needs(Needs::WORKERS)
         .takes::<Vec<FinishItem>>(Media::Json)
         .answers::<ResultsView>(200)
         .refuses(FINISH)
@@ -329,6 +379,7 @@ fn lease_routes() -> Vec<Route> {
             "makes leases last longer",
             leases::renew,
         )
+        .needs(Needs::WORKERS)
         .takes::<RenewRequest>(Media::Json)
         .answers::<ResultsView>(200)
         .refuses(&[Code::TooManyItems])
@@ -346,6 +397,7 @@ fn backup_route() -> Route {
         "writes a copy of the store into backup_dir",
         backups::write,
     )
+    .needs(Needs::OPERATORS_OF_ALL)
     .takes::<Nothing>(Media::Json)
     .answers::<BackupView>(200)
     .refuses(BACKUP)
@@ -355,18 +407,22 @@ fn backup_route() -> Route {
 fn page_routes() -> Vec<Route> {
     vec![
         Route::new(Method::GET, "/v1/stats", "showStats", "all counts, in one cut", stats::show)
+            .needs(Needs::READERS_OF_COUNTS)
             .answers::<StatsView>(200)
             .refuses(&[Code::ServerBusy]),
         Route::new(Method::GET, METRICS, "showMetrics", "for Prometheus", pages::exposition)
+            .needs(Needs::READERS_OF_COUNTS)
             .query::<MetricsQuery>()
             .answers_as::<String>(200, accept::TEXT)
             .answers_as::<String>(200, accept::OPEN_METRICS[0])
             .answers_as::<String>(200, accept::OPEN_METRICS[1])
             .refuses(&[Code::ServerBusy]),
         Route::new(Method::GET, gate::HEALTH[0], "isHealthy", "whether it serves", pages::healthy)
+            .needs(Needs::Nothing)
             .answers_as::<String>(200, pages::TEXT)
             .refuses(&[Code::StoreStopped]),
         Route::new(Method::GET, gate::HEALTH[1], "isReady", "whether it takes work", pages::ready)
+            .needs(Needs::Nothing)
             .answers_as::<String>(200, pages::TEXT)
             .refuses(&[Code::Draining, Code::StoreStopped]),
         Route::new(
@@ -376,8 +432,10 @@ fn page_routes() -> Vec<Route> {
             "the description of this API",
             pages::description,
         )
+        .needs(Needs::Token)
         .answers::<serde_json::Value>(200),
         Route::new(Method::GET, "/", "land", "this page", pages::landing)
+            .needs(Needs::Token)
             .answers_as::<String>(200, pages::HTML),
     ]
 }
@@ -385,8 +443,8 @@ fn page_routes() -> Vec<Route> {
 /// The exposition's path, which may have a listener of its own.
 const METRICS: &str = "/metrics";
 
-impl Role {
-    /// Whether a listener of this role has the route.
+impl Routes {
+    /// Whether the route is one of these.
     fn has(self, path: &str) -> bool {
         match self {
             Self::Whole => true,
@@ -397,10 +455,10 @@ impl Role {
 }
 
 /// The routes of one listener, behind the gate.
-pub(super) fn router(api: Shared, role: Role) -> Router {
+pub(super) fn router(api: Shared, has: Routes) -> Router {
     table()
         .into_iter()
-        .filter(|route| role.has(route.path))
+        .filter(|route| has.has(route.path))
         .fold(Router::new(), |router, route| router.route(route.path, route.handler))
         .fallback(no_route)
         .method_not_allowed_fallback(other_method)

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::fixture::Fixture;
 use super::scrapes::MAX_SCRAPES;
-use super::{MAX_WRITES, Role};
+use super::{MAX_WRITES, Routes};
 use tokio_util::sync::CancellationToken;
 
 fn post(path: &str, body: &Value) -> Request<Body> {
@@ -40,7 +40,7 @@ async fn state(server: &Fixture, job: &Value) -> String {
 async fn a_created_job_is_found_where_the_answer_says() {
     let server = Fixture::new(|_| {});
     let body = json!({"kind": "welcome", "payload": {"to": "ä"}, "unique_key": "k"});
-    let response = server.send(Role::Whole, post("/v1/jobs", &body)).await;
+    let response = server.send(Routes::Whole, post("/v1/jobs", &body)).await;
     assert_eq!(response.status(), 201);
     let location = response.headers()["location"].to_str().expect("a path").to_owned();
     let (status, job) = server.ask("GET", &location, "").await;
@@ -97,7 +97,7 @@ async fn jobs_of_an_answer_that_nobody_takes_are_given_back() {
     let server = Fixture::new(|_| {});
     let job = create(&server, r#""priority":1"#).await;
     let ask = json!({"queues": ["default"]});
-    let unread = server.send(Role::Whole, post("/v1/leases", &ask)).await;
+    let unread = server.send(Routes::Whole, post("/v1/leases", &ask)).await;
     assert_eq!(state(&server, &job).await, "running");
     drop(unread);
     server.api.writes_finished().await;
@@ -164,7 +164,7 @@ async fn bodies_are_refused_by_type_and_encoding() {
     let send = async |name: &'static str, value: &'static str| {
         let mut request = post("/v1/jobs", &json!({"kind": "a"}));
         request.headers_mut().insert(name, value.parse().expect("a header"));
-        server.send(Role::Whole, request).await.status().as_u16()
+        server.send(Routes::Whole, request).await.status().as_u16()
     };
     assert_eq!(send("content-type", "text/plain").await, 415);
     assert_eq!(send("content-type", "application/x-ndjson").await, 415);
@@ -246,7 +246,7 @@ async fn scrapes_that_nobody_reads_keep_out_further_ones_only_while_they_are_hel
     };
     let mut all_unread = Vec::new();
     for (path, refused) in [("/metrics", "1"), ("/v1/stats", "2")] {
-        let scrape = async || server.send(Role::Whole, get(path)).await;
+        let scrape = async || server.send(Routes::Whole, get(path)).await;
         let mut unread = Vec::new();
         for number in 0..MAX_SCRAPES {
             unread.push(scrape().await);
@@ -258,8 +258,8 @@ async fn scrapes_that_nobody_reads_keep_out_further_ones_only_while_they_are_hel
     }
     // Each sort keeps out its own only: the statistics were answered while no scrape was.
     drop(all_unread.remove(0));
-    assert_eq!(server.send(Role::Whole, get("/metrics")).await.status(), 200);
-    assert_eq!(refusal(server.send(Role::Whole, get("/v1/stats")).await).await, busy());
+    assert_eq!(server.send(Routes::Whole, get("/metrics")).await.status(), 200);
+    assert_eq!(refusal(server.send(Routes::Whole, get("/v1/stats")).await).await, busy());
 }
 
 #[tokio::test]
@@ -268,13 +268,13 @@ async fn large_bodies_are_refused_while_others_have_all_the_room() {
     let mut others = server.api.rooms.enter();
     others.cover(128 << 20).expect("all is free");
     let large = json!({"kind": "k", "payload": "x".repeat(20 << 10)});
-    let refused = server.send(Role::Whole, post("/v1/jobs", &large)).await;
+    let refused = server.send(Routes::Whole, post("/v1/jobs", &large)).await;
     assert_eq!(refusal(refused).await, busy());
     assert_eq!(rejected(&server, "server_busy"), "1");
-    let small = server.send(Role::Whole, post("/v1/jobs", &json!({"kind": "k"}))).await;
+    let small = server.send(Routes::Whole, post("/v1/jobs", &json!({"kind": "k"}))).await;
     assert_eq!(small.status(), 201);
     drop(others);
-    let taken = server.send(Role::Whole, post("/v1/jobs", &large)).await;
+    let taken = server.send(Routes::Whole, post("/v1/jobs", &large)).await;
     assert_eq!(taken.status(), 201);
 }
 
@@ -284,7 +284,7 @@ async fn a_caller_who_hangs_up_is_counted_as_one_who_did() {
     let ask = json!({"queues": ["default"], "wait": "60s"});
     tokio::select! {
         biased;
-        _ = server.send(Role::Whole, post("/v1/leases", &ask)) => panic!("there is no job"),
+        _ = server.send(Routes::Whole, post("/v1/leases", &ask)) => panic!("there is no job"),
         () = std::future::ready(()) => {} // the caller is gone
     }
     let text = server.api.metrics.snapshot().to_text();

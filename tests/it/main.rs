@@ -62,5 +62,6 @@ mod strace;
 mod systemd;
 mod tampered;
 mod tidy;
+mod tokens;
 mod tools;
 mod unique;

@@ -82,10 +82,17 @@ fn names_with_parts(code: &str) -> Vec<String> {
     parts.map(|part| format!("{name}.{part}")).collect()
 }
 
+/// A token that is known by a hash of this digit.
+fn token(digit: &str) -> String {
+    let hash = digit.repeat(64);
+    format!("[[tokens]]\nname = \"{digit}\"\nsha256 = \"{hash}\"\nroles = [\"work\"]\n")
+}
+
 /// What `tallyd check` prints of a configuration file.
 fn checked(text: &str) -> toml::Table {
     let directory = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(directory.path().join("tallyd.toml"), text).expect("it can be written");
+    std::fs::write(directory.path().join("tokens.toml"), token("b")).expect("it can be written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tallyd"));
     command.args(["check", "--config", "tallyd.toml"]).env_clear().current_dir(directory.path());
     let output = command.output().expect("it runs");
@@ -111,11 +118,12 @@ fn keys_below(place: &str, table: &toml::Table) -> Vec<String> {
 
 #[test]
 fn its_table_of_the_configuration_has_every_key() {
-    let all = "metrics_listen = \"127.0.0.1:1\"\nbackup_dir = \"b\"\n[queues.q]\n\
+    let all = "token_file = \"tokens.toml\"\nmetrics_listen = \"127.0.0.1:1\"\nbackup_dir = \"b\"\n[queues.q]\n\
                exec = { command = [\"/bin/true\"], dir = \"/\", env = { A = \"b\" }, \
                limits = { memory = \"1GiB\", cpu = \"1m\", files = 99 } }\n\
                [queues.p.http]\nurl = \"http://a/\"\nheaders = { A = \"b\" }\n\
                secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n";
+    let all = &format!("{all}{}", token("a"));
     let mut printed = checked(all);
     let mut known = Vec::new();
     let queues = printed.remove("queues").expect("they are printed");

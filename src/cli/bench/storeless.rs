@@ -48,7 +48,8 @@ impl Storeless {
         let store = Store::open(config.clone(), Clock::system(), metrics.clone())?;
         let listener = TcpListener::bind(self.listen).await?;
         let address = listener.local_addr()?;
-        let api = Api::new(store.clone(), metrics, config, CancellationToken::new());
+        let api =
+            Api::new(store.clone(), metrics, config, CancellationToken::new(), Clock::system());
         let served = tokio::spawn(server::serve_storeless(api, listener, stop));
         info!(event = "listening", %address, "storing nothing");
         served.await?;

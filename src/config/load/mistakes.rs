@@ -149,7 +149,7 @@ fn an_unknown_key_is_refused_with_the_valid_ones() {
             "listem = \"127.0.0.1:80\"",
             "tallyd.toml:1: unknown key listem; valid here are listen, metrics_listen, data, \
              backup_dir, drain_timeout, strict_queues, max_queues, max_pairs, max_payload, hosts, \
-             log_format, log_level, insecure, defaults, queues",
+             log_format, log_level, insecure, tokens, token_file, defaults, queues",
         ),
         (
             "[queues.emails]\nkinds = []\nconcurency = 5",
@@ -340,8 +340,8 @@ fn an_address_beyond_loopback_needs_consent() {
     let text = "\nlisten = \"0.0.0.0:8255\"";
     let rule = |address: &str| {
         format!(
-            "must be a loopback address such as 127.0.0.1:8255, got {address}: nothing \
-             authenticates callers yet; to let everybody in who can reach it, give --insecure or \
+            "must be a loopback address such as 127.0.0.1:8255, got {address}: there are \
+             no tokens to know callers by; `tallyd token new NAME` makes one; to let everybody in who can reach it, give --insecure or \
              set TALLYD_INSECURE=true"
         )
     };

@@ -46,8 +46,8 @@ pub enum SocketError {
     UnknownName(String),
     /// Everybody could call, and nobody said that they may.
     #[error(
-        "a socket on {0} was handed over, which is no loopback address: nothing authenticates \
-         callers yet; to let everybody in who can reach it, give --insecure or set \
+        "a socket on {0} was handed over, which is no loopback address: there are no tokens \
+         to know callers by; `tallyd token new NAME` makes one; to let everybody in who can reach it, give --insecure or set \
          TALLYD_INSECURE=true"
     )]
     Open(SocketAddr),
@@ -79,7 +79,10 @@ impl Sockets {
     /// Puts the addresses in the place of those of the configuration.
     pub(super) fn apply(&self, config: &mut Config) -> Result<(), SocketError> {
         for Inherited { address, .. } in self.http.iter().chain(&self.metrics) {
-            if !config.insecure && !address.ip().to_canonical().is_loopback() {
+            if !config.insecure
+                && !config.tokens.are_needed()
+                && !address.ip().to_canonical().is_loopback()
+            {
                 return Err(SocketError::Open(*address));
             }
         }

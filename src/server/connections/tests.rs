@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::server::fixture::Fixture;
-use crate::server::{Role, routes};
+use crate::server::{Routes, routes};
 
 struct Server {
     address: std::net::SocketAddr,
@@ -28,7 +28,7 @@ impl Server {
         let stop = CancellationToken::new();
         let (api, metrics) = (fixture.api.clone(), fixture.api.metrics.clone());
         let serving =
-            serve(listener, routes::router(api, Role::Whole), metrics, most, stop.clone());
+            serve(listener, routes::router(api, Routes::Whole), metrics, most, stop.clone());
         Self { address, stop, serving: tokio::spawn(serving), fixture }
     }
 

@@ -101,7 +101,7 @@ async fn other_methods_are_refused_with_the_allowed_ones() {
     }
     for (path, methods) in allowed {
         let request = request("PATCH", &example(path), "localhost");
-        let response = server.send(Role::Whole, request).await;
+        let response = server.send(Routes::Whole, request).await;
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
         let allow = response.headers()["allow"].to_str().expect("plain text");
         let told: BTreeSet<_> = allow.split(',').map(|method| method.trim().to_owned()).collect();
@@ -112,21 +112,21 @@ async fn other_methods_are_refused_with_the_allowed_ones() {
 #[tokio::test]
 async fn the_exposition_is_on_its_own_listener_only() {
     let server = Fixture::new(|_| {});
-    let answer = async |role, path: &str| {
-        server.send(role, request("GET", path, "localhost")).await.status().as_u16()
+    let answer = async |has, path: &str| {
+        server.send(has, request("GET", path, "localhost")).await.status().as_u16()
     };
-    assert_eq!(answer(Role::Whole, "/metrics").await, 200);
-    assert_eq!(answer(Role::WithoutMetrics, "/metrics").await, 404);
-    assert_eq!(answer(Role::MetricsOnly, "/metrics").await, 200);
-    assert_eq!(answer(Role::MetricsOnly, "/-/healthy").await, 200);
-    assert_eq!(answer(Role::MetricsOnly, "/v1/jobs").await, 404);
+    assert_eq!(answer(Routes::Whole, "/metrics").await, 200);
+    assert_eq!(answer(Routes::WithoutMetrics, "/metrics").await, 404);
+    assert_eq!(answer(Routes::MetricsOnly, "/metrics").await, 200);
+    assert_eq!(answer(Routes::MetricsOnly, "/-/healthy").await, 200);
+    assert_eq!(answer(Routes::MetricsOnly, "/v1/jobs").await, 404);
 }
 
 #[tokio::test]
 async fn other_hosts_are_misdirected_but_for_health() {
     let server = Fixture::new(|config| config.hosts.push("jobs.example.com".into()));
     let answer = async |path: &str, host: &str| {
-        server.send(Role::Whole, request("GET", path, host)).await.status().as_u16()
+        server.send(Routes::Whole, request("GET", path, host)).await.status().as_u16()
     };
     assert_eq!(answer("/v1/jobs", "evil.example.com").await, 421);
     assert_eq!(answer("/nowhere", "evil.example.com").await, 421);
@@ -150,7 +150,7 @@ async fn a_draining_server_is_not_ready_and_leases_nothing() {
 async fn every_answer_says_that_it_is_what_it_says_it_is() {
     let server = Fixture::new(|_| {});
     for path in ["/", "/v1/stats", "/nowhere", "/openapi.json", "/metrics"] {
-        let response = server.send(Role::Whole, request("GET", path, "localhost")).await;
+        let response = server.send(Routes::Whole, request("GET", path, "localhost")).await;
         assert_eq!(response.headers()["x-content-type-options"], "nosniff", "{path}");
         assert_eq!(response.headers()["cache-control"], "no-store", "{path}");
         assert!(response.headers().contains_key("content-type"), "{path}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use tallyd::clock::Timestamp;
 use tallyd::job::State;
-use tallyd::server::{self, Api, Role};
+use tallyd::server::{self, Api, Routes};
 use tallyd::store::{
     Action, Bulk, Finish, JobId, LeaseAnswer, OpenError, Recounted, Renewal, StoreError,
 };
@@ -216,10 +216,11 @@ async fn a_failed_store_is_neither_healthy_nor_ready() {
     let bed = Bed::new();
     let config = Arc::new(bed.config.clone());
     let stop = CancellationToken::new();
-    let api = Api::new(bed.store.clone(), bed.metrics.clone(), config, stop.clone());
+    let (store, metrics) = (bed.store.clone(), bed.metrics.clone());
+    let api = Api::new(store, metrics, config, stop.clone(), bed.clock.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let serving = tokio::spawn(server::serve(api, listener, Role::Whole, stop.clone()));
+    let serving = tokio::spawn(server::serve(api, listener, Routes::Whole, stop.clone()));
     let probe = async |path: &str| {
         let answer = crate::fixture::client()
             .get(format!("http://{address}/-/{path}"))

@@ -185,8 +185,8 @@ async fn a_socket_beyond_loopback_needs_leave_as_an_address_does() {
     let listener = TcpListener::bind("0.0.0.0:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let said = format!(
-        "a socket on {address} was handed over, which is no loopback address: nothing \
-         authenticates callers yet; to let everybody in who can reach it, give --insecure or set \
+        "a socket on {address} was handed over, which is no loopback address: there are \
+         no tokens to know callers by; `tallyd token new NAME` makes one; to let everybody in who can reach it, give --insecure or set \
          TALLYD_INSECURE=true"
     );
     refuses(listener.try_clone().expect("it can be shared"), "http", &said);
