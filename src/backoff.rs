@@ -43,6 +43,7 @@ mod tests {
         assert!((10.0..12.0).contains(&days), "25 tries span {days} days");
     }
 
+    /// F13: equal failures do not come back together.
     #[test]
     fn jitter_stays_within_its_share() {
         let policy = BackoffPolicy::default();

@@ -114,6 +114,7 @@ async fn a_batch_with_one_bad_job_creates_nothing() {
     assert!(message.starts_with("line 3: "), "{message}");
 }
 
+/// F16: payloads, results and error texts have limits.
 #[tokio::test]
 async fn what_is_too_large_is_refused_after_it_was_read_away() {
     let daemon = Daemon::start("");
@@ -308,6 +309,7 @@ async fn one_malformed_finish_among_good_ones_applies_none() {
     assert_eq!(answer, json!({"results": ["ok"]}));
 }
 
+/// F22: every number has its bounds.
 #[tokio::test]
 async fn bad_queries_are_refused_and_never_clamped() {
     let daemon = Daemon::start("");

@@ -136,6 +136,7 @@ async fn queues_are_shown_paused_and_emptied() {
     assert_eq!(stats["jobs_created"], 3);
 }
 
+/// F19: our own client does so.
 #[tokio::test]
 async fn a_create_with_a_key_is_repeated_when_its_answer_is_lost() {
     let daemon = Daemon::start("");

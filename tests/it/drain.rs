@@ -232,6 +232,7 @@ async fn outside_leases_survive_a_crash_and_expire_if_their_worker_does_not() {
 const STUBBORN: &str = "(trap '' TERM; exec sleep 100) & echo $! > said
     setsid sleep 100 & echo $! > said; echo $$ > said; read _ < go";
 
+/// F21: no command outlives a killed daemon for long.
 #[tokio::test]
 async fn processes_left_by_a_crash_are_gone_before_anything_is_claimed() {
     let config = queue("backoff = { initial = \"0s\" }", STUBBORN);

@@ -130,6 +130,7 @@ async fn a_command_that_never_reads_its_payload_hangs_nothing() {
     assert!(matches!(end_of(invocation).await, Ended::TimedOut { .. }));
 }
 
+/// F16: what a command says has a limit.
 #[tokio::test]
 async fn input_and_output_flow_at_once_and_output_is_capped() {
     let payload = Bytes::from(b"0123456789abcdef".repeat(1 << 16));
@@ -325,6 +326,7 @@ async fn leftovers_are_found_by_their_store_and_ended() {
     assert_eq!(end_leftovers(&store).await.unwrap(), 0);
 }
 
+/// F21: commands are started by a thread that stays.
 #[test]
 fn children_outlive_the_thread_that_asked_for_them() {
     let runtime = Runtime::new().unwrap();

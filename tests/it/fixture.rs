@@ -325,14 +325,16 @@ impl Scrape {
         Self::parse_those(text, |_| true)
     }
 
-    /// The same, but only what the ledger says, and how many attempts the histograms have counted:
-    /// for tests that read thousands.
+    /// The same, but only what the ledger says, how many attempts the histograms have counted, and
+    /// how much memory and log there is: for tests that read thousands.
     pub fn parse_ledger(text: &str) -> Self {
         let others = [
             "tallyd_jobs{",
             "tallyd_tally_mismatch",
             "tallyd_job_wait_seconds_count",
             "tallyd_attempt_duration_seconds_count",
+            "process_resident_memory_bytes",
+            "tallyd_store_wal_size_bytes",
         ];
         Self::parse_those(text, |line| {
             is_kept(line) || others.iter().any(|prefix| line.starts_with(prefix))

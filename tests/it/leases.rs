@@ -151,6 +151,7 @@ async fn a_repeated_finish_is_ok_again_and_counts_once() {
     assert_eq!(scrape.broken_identities(), Vec::<String>::new());
 }
 
+/// F12: whoever works twice is told so.
 #[tokio::test]
 async fn lost_and_invented_leases_are_refused_one_by_one_and_counted() {
     let daemon = Daemon::start("");

@@ -37,6 +37,7 @@ mod life;
 mod limits;
 mod long_poll;
 mod model;
+#[allow(dead_code)]
 mod mount;
 mod openapi;
 mod packaging;
@@ -58,6 +59,7 @@ mod store;
 /// `tests/torture` uses the rest of it.
 #[allow(dead_code)]
 mod stored;
+#[allow(dead_code)]
 mod strace;
 mod systemd;
 mod tampered;

@@ -39,6 +39,7 @@ fn proptest() -> Proptest {
 prop_state_machine! {
     #![proptest_config(proptest())]
 
+    /// F1, F5, F6: every change by random operations is that of a model on paper, with its counts.
     #[test]
     fn the_store_does_what_the_design_says(sequential 20..40 => OnDisk);
 }

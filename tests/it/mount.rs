@@ -4,18 +4,31 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A file system in memory, mounted over a directory until it is dropped.
-pub struct Mount(PathBuf);
+pub struct Mount {
+    place: PathBuf,
+    is_kept: bool,
+}
 
 impl Mount {
+    fn at(place: &Path) -> Self {
+        Self { place: place.to_owned(), is_kept: false }
+    }
+
+    /// Of a test that fails, what is in it is kept beside the directory.
+    pub fn kept(mut self) -> Self {
+        self.is_kept = true;
+        self
+    }
+
     pub fn over(directory: &Path, size: &str) -> Self {
-        let mount = Self(directory.to_owned());
+        let mount = Self::at(directory);
         mount.run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
         mount
     }
 
     /// The machine's processes, as programs look for them in `/proc`.
     pub fn processes(directory: &Path) -> Self {
-        let mount = Self(directory.to_owned());
+        let mount = Self::at(directory);
         mount.run("mount", &["-t", "proc", "proc"]);
         mount
     }
@@ -25,7 +38,7 @@ impl Mount {
         let mounts = std::fs::read_to_string("/proc/self/mounts").expect("Linux has the list");
         let places = mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
         for place in places.filter(|place| place.starts_with(directory)) {
-            drop(Self(place.to_owned()));
+            drop(Self::at(place));
         }
     }
 
@@ -38,7 +51,7 @@ impl Mount {
     }
 
     fn run(&self, program: &str, arguments: &[&str]) {
-        let output = as_root(program).args(arguments).arg(&self.0).output().expect("it starts");
+        let output = as_root(program).args(arguments).arg(&self.place).output().expect("it starts");
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "this test must be able to {program}, as root: {error}");
     }
@@ -56,6 +69,12 @@ pub fn as_root(program: &str) -> Command {
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        if self.is_kept && std::thread::panicking() {
+            let kept = self.place.with_extension("kept");
+            eprintln!("what was mounted is kept in {}", kept.display());
+            // If it cannot be, the test has failed all the same.
+            drop(as_root("cp").arg("-r").args([&self.place, &kept]).status());
+        }
         self.run("umount", &["--lazy"]);
     }
 }

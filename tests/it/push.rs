@@ -31,6 +31,7 @@ fn error(job: &Value) -> &str {
     job["last_error"]["message"].as_str().expect("it has failed")
 }
 
+/// F12: the number of the attempt is in every push.
 #[tokio::test]
 async fn a_push_is_the_payload_and_says_what_it_is() {
     let mut receiver = Receiver::start(&[answer("204 No Content", "", "")]).await;
@@ -123,6 +124,7 @@ async fn a_redirect_is_a_failure_and_is_not_followed() {
     assert!(!elsewhere.has_more());
 }
 
+/// F13: `Retry-After` is a lower bound.
 #[tokio::test]
 async fn a_receiver_may_ask_for_more_time_than_the_backoff() {
     let now = Timestamp::now();

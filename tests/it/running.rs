@@ -66,6 +66,7 @@ fn time(value: &Value) -> Timestamp {
     value.as_str().unwrap().parse().unwrap()
 }
 
+/// F13: what comes back at once does not run at once.
 #[tokio::test]
 async fn no_more_attempts_run_than_the_queue_allows() {
     let Held { daemon, mut said, go } = Held::start("concurrency = 3");

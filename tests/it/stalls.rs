@@ -40,6 +40,7 @@ impl Working {
     }
 }
 
+/// F4: the attempt renews its own lease, and ends with it.
 #[tokio::test]
 async fn an_attempt_whose_lease_cannot_be_renewed_stops_and_is_given_up() {
     let Working { mut daemon, mut said, go, id, process } = {

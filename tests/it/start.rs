@@ -102,6 +102,7 @@ fn a_file_of_something_else_exits_1_and_stays_as_it_is() {
     }
 }
 
+/// F23: the daemon does not serve what it does not know.
 #[tokio::test]
 async fn a_newer_schema_exits_1_and_loses_nothing() {
     let mut daemon = Daemon::start("");

@@ -11,6 +11,8 @@ use tallyd::store::JobId;
 pub struct Job {
     pub id: String,
     pub mark: u64,
+    pub queue: String,
+    pub kind: String,
     pub state: String,
     pub attempt: u64,
 }
@@ -25,12 +27,16 @@ pub struct Counted {
     pub or_more: bool,
 }
 
-/// How many jobs ever came to an end.
+/// How many jobs were ever made, came to an end, were put back or removed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Totals {
+    pub created: i64,
     pub completed: i64,
     pub cancelled: i64,
     pub discarded: i64,
+    pub requeued: i64,
+    /// Completed and cancelled jobs that are gone.
+    pub pruned: i64,
 }
 
 /// The jobs, the counts that are kept about them, and those that a recount finds.
@@ -96,7 +102,8 @@ impl Stored {
 fn jobs(connection: &Connection) -> Vec<Job> {
     let mut select = connection
         .prepare(
-            "SELECT jobs.id, tail, state, attempt, body FROM jobs LEFT JOIN payloads USING (id)",
+            "SELECT jobs.id, tail, state, attempt, body, name, kind FROM jobs \
+             JOIN queues ON queues.id = jobs.queue LEFT JOIN payloads ON payloads.id = jobs.id",
         )
         .unwrap();
     let jobs = select.query_map([], |row| {
@@ -106,6 +113,8 @@ fn jobs(connection: &Connection) -> Vec<Job> {
         Ok(Job {
             id: JobId::new(key, tail.cast_unsigned()).to_string(),
             mark: payload["mark"].as_u64().unwrap_or(0),
+            queue: row.get(5)?,
+            kind: row.get(6)?,
             state: row.get(2)?,
             attempt: u64::from(row.get::<_, u32>(3)?),
         })
@@ -170,10 +179,14 @@ fn attempts(connection: &Connection) -> Vec<Counted> {
 }
 
 fn totals(connection: &Connection) -> Totals {
-    let sums = "SELECT coalesce(sum(completed), 0), coalesce(sum(cancelled), 0), \
-                coalesce(sum(discarded), 0) FROM ledger";
+    let sums = "SELECT coalesce(sum(created), 0), coalesce(sum(completed), 0), \
+                coalesce(sum(cancelled), 0), coalesce(sum(discarded), 0), \
+                coalesce(sum(requeued), 0), \
+                coalesce(sum(pruned_completed + pruned_cancelled), 0) FROM ledger";
     let sums = connection.query_row(sums, [], |row| {
-        Ok(Totals { completed: row.get(0)?, cancelled: row.get(1)?, discarded: row.get(2)? })
+        let [created, completed, cancelled, discarded, requeued, pruned] =
+            [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?];
+        Ok(Totals { created, completed, cancelled, discarded, requeued, pruned })
     });
     sums.unwrap()
 }

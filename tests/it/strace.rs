@@ -1,6 +1,7 @@
 //! The daemon under strace: calls that fail on purpose, and the order of those that were made.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 
 use crate::fixture::Daemon;
 
@@ -18,10 +19,40 @@ fn check_strace() {
 /// Has the next starts traced into `trace.log`, with calls that fail on purpose; `only` those
 /// that concern this file.
 pub fn trace(daemon: &mut Daemon, calls: &str, inject: &[String], only: Option<&str>) {
-    check_strace();
     let only = only.map(|file| daemon.path(file).display().to_string());
-    let mut words = vec![STRACE, "-f", "-qq", "-s", "24", "-o", "trace.log", "-e", calls];
+    let mut words = vec!["-s", "24", "-e", calls];
     inject.iter().for_each(|inject| words.extend(["-e", inject]));
     only.iter().for_each(|file| words.extend(["-P", file]));
-    daemon.wrap(&words);
+    wrap(daemon, &words);
+}
+
+/// The same with no call failing, and with all bytes that are written: a page of a file.
+pub fn trace_whole(daemon: &mut Daemon, calls: &str) {
+    wrap(daemon, &["-s", "4200", "-e", calls]);
+}
+
+fn wrap(daemon: &mut Daemon, words: &[&str]) {
+    check_strace();
+    daemon.wrap(&[&[STRACE, "-f", "-qq", "-o", "trace.log"], words].concat());
+}
+
+/// Traces a daemon that runs already, from now on and until its end; those calls that concern
+/// these files.
+pub fn attach(daemon: &Daemon, calls: &str, inject: Option<&str>, files: &[&str]) -> Child {
+    check_strace();
+    let pid = daemon.pid().as_raw_nonzero().to_string();
+    let mut strace = Command::new(STRACE);
+    strace.current_dir(daemon.directory.path());
+    strace.args(["-f", "-s", "8", "-o", "trace.log", "-p", &pid, "-e", calls]);
+    strace.args(inject.iter().flat_map(|inject| ["-e", inject]));
+    for file in files {
+        strace.arg("-P").arg(daemon.path(file));
+    }
+    let mut strace = strace.stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut told = String::new();
+    // The rest of what it says has room in the pipe.
+    let mut stderr = BufReader::new(strace.stderr.as_mut().expect("it is piped"));
+    stderr.read_line(&mut told).expect("it says that it has attached");
+    assert!(told.contains("attached"), "{told}");
+    strace
 }

@@ -4,6 +4,7 @@
 //! bad lines by another, so that it is seen to find something.
 
 mod bounds;
+mod failures;
 mod forbidden;
 mod imports;
 mod places;

@@ -13,8 +13,8 @@ use reqwest::StatusCode;
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
-use crate::crash::clients::Client;
-use crate::crash::{CONFIG, seed, start_clients};
+use crate::crash::receiver::Receiver;
+use crate::crash::{CONFIG, Client, note_kill, seed, start_clients};
 use crate::fixture::{Daemon, PATIENCE, Scrape, scaled};
 use crate::journal::Journal;
 use crate::oracle::{Run, Scrapes, violations};
@@ -179,12 +179,13 @@ fn impossible_times(scrape: &Scrape) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jumps_of_the_clock_under_load_lose_no_lease_and_leave_nothing_late() {
     let mut random = StdRng::seed_from_u64(seed());
-    let mut told = Told::prepare(CONFIG);
+    let receiver = Receiver::start().await;
+    let mut told = Told::prepare(&CONFIG.replace("URL", &receiver.url));
     told.restart();
     let journal = Arc::new(Journal::new(&told.daemon.path("clients.log")));
     told.create(json!({"queue": "held", "kind": "held"})).await;
     let held = told.lease("held").await;
-    let clients = start_clients(&journal, &told.daemon.url(""), &mut random);
+    let clients = start_clients(&journal, &told.daemon, &mut random);
     for hours in (0..scaled(1)).flat_map(|_| JUMPS) {
         let due = told.make_due().await;
         told.jump(hours);
@@ -204,9 +205,11 @@ async fn jumps_of_the_clock_under_load_lose_no_lease_and_leave_nothing_late() {
     journal.let_end(true);
     told.daemon.kill();
     clients.join_all().await;
+    note_kill(&told.daemon);
+    receiver.note_kill().await;
     told.restart();
     journal.let_end(false);
-    Client::new(&journal, &told.daemon.url(""), 0).settle().await;
+    Client::new(&journal, &told.daemon, 0).settle().await;
     journal.see(told.daemon.scrape().await);
     assert_eq!(told.daemon.stop().code(), Some(0));
 
@@ -215,7 +218,8 @@ async fn jumps_of_the_clock_under_load_lose_no_lease_and_leave_nothing_late() {
     let mut stored = Stored::read(&told.daemon.path("tallyd.db"));
     // The clients know nothing of the jobs of the test itself.
     stored.jobs.retain(|job| job.mark != 0);
-    let (entries, runs) = (journal.entries(), Run::read(&told.daemon.path("runs")));
+    let runs = [Run::read(&told.daemon.path("runs")), receiver.runs()].concat();
+    let entries = journal.entries();
     eprintln!("{} entries, {} runs, {seen} scrapes", entries.len(), runs.len());
     assert_eq!(violations(&entries, &runs, &stored), Vec::<String>::new());
 }

@@ -1,16 +1,21 @@
 //! A disk that fails, is full, or is held by somebody else: what still works, and what is refused.
 
 mod acknowledged;
+mod covered;
 mod full_disk;
+mod read_only;
 
 use std::time::{Duration, Instant};
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use reqwest::{Client, StatusCode};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::fixture::{Daemon, MOST_WAL_BYTES, PATIENCE};
+use crate::crash::seed;
+use crate::fixture::{Daemon, MOST_WAL_BYTES, PATIENCE, scaled};
 use crate::stored::Stored;
 use crate::strace::trace;
 
@@ -127,14 +132,19 @@ async fn check_fail_stop(
     check_stored(&mut daemon, &created);
 }
 
+/// F7: whichever sync it is.
 #[tokio::test]
 async fn a_failed_sync_is_not_acknowledged_and_ends_the_daemon() {
-    for number in [5, 8] {
+    let mut random = StdRng::seed_from_u64(seed());
+    for _ in 0..scaled(3) {
+        let number = random.random_range(5..100);
+        eprintln!("the sync {number} of each thread fails");
         let daemon = failing_in(SYNCS, number, None);
         check_fail_stop(daemon, Value::Null, &["disk I/O error"], false).await;
     }
 }
 
+/// F7: whoever asked for the sync.
 #[tokio::test]
 async fn a_failed_sync_of_a_checkpoint_ends_the_daemon_too() {
     let payload = "x".repeat(1_000_000).into();
@@ -200,13 +210,20 @@ async fn check_fail_stop_of_many(mut daemon: Daemon) {
     check_stored(&mut daemon, &created);
 }
 
+/// F7: however many wait for it.
 #[tokio::test]
 async fn a_failed_sync_or_write_is_acknowledged_to_nobody_of_many() {
-    check_fail_stop_of_many(failing_in(SYNCS, 8, None)).await;
-    // What was written before a failed sync is there after all; what could not be written is not.
-    check_fail_stop_of_many(failing_in("pwrite64", 60, Some("tallyd.db-wal"))).await;
+    let mut random = StdRng::seed_from_u64(seed());
+    for _ in 0..scaled(2) {
+        let [sync, write] = [8..60, 60..1_000].map(|numbers| random.random_range(numbers));
+        eprintln!("the sync {sync} or the write {write} of each thread fails");
+        check_fail_stop_of_many(failing_in(SYNCS, sync, None)).await;
+        // What was written before a failed sync is there after all; what could not be is not.
+        check_fail_stop_of_many(failing_in("pwrite64", write, Some("tallyd.db-wal"))).await;
+    }
 }
 
+/// F9: the log stays within its limit behind a foreign reader; creates get 503, nothing else stops.
 #[tokio::test]
 async fn a_reader_that_holds_the_file_stops_creates_only_and_the_log_stays_bounded() {
     let mut daemon = Daemon::start("[queues.q]\nlease = \"10m\"\n");
@@ -228,8 +245,17 @@ async fn a_reader_that_holds_the_file_stops_creates_only_and_the_log_stays_bound
         complete(&daemon, lease).await;
         assert_eq!(create(&daemon, &payload).await.0, StatusCode::SERVICE_UNAVAILABLE);
     }
+    // Everybody else goes on, as for minutes. Each change takes room in the log, which nobody can
+    // copy: 16 MiB are left for them.
+    for _ in 0..50 {
+        let given = lease(&daemon, 1).await;
+        let release = json!([{"lease": given[0], "outcome": "released"}]);
+        let (status, answer) = daemon.post("/v1/leases/finish", release).await;
+        assert_eq!((status, answer), (StatusCode::OK, json!({"results": ["ok"]})));
+    }
     let more = lease(&daemon, 1).await;
     let written = daemon.wal_bytes();
+    eprintln!("{} MB of log behind the reader", written / 1_000_000);
     assert!(written < MOST_WAL_BYTES, "the log has {written} bytes");
     check_identities(&daemon).await;
 

@@ -29,6 +29,7 @@ fn killed_at(call: &str, number: u32) -> Option<Daemon> {
     Some(daemon)
 }
 
+/// F8: each write of the first start.
 #[tokio::test]
 async fn the_next_start_works_after_a_kill_at_any_write_of_the_first() {
     let mut kills = 0;

@@ -35,6 +35,7 @@ mod faults;
 mod first_start;
 mod hot_spots;
 mod journal;
+mod kills;
 mod oracle;
 mod recovery;
 mod scrape;

@@ -1,11 +1,13 @@
 //! The judge of tests that break things: what clients were told against what is stored afterwards.
 
+mod bounds;
 mod final_state;
 mod runs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub use self::bounds::late_recoveries;
 pub use self::runs::{Run, overlaps};
 use crate::fixture::Scrape;
 use crate::stored::{Job, Stored};
@@ -22,9 +24,10 @@ pub enum Entry {
     /// Was told that the job with this mark exists.
     Created { mark: u64, id: String },
     /// Was given an attempt, which was asked for and came at these times. Of a brief lease, which
-    /// may run out before its end is reported, the duration.
+    /// may run out before its end is reported, the duration. Its payload told the mark.
     Leased {
         id: String,
+        mark: u64,
         attempt: u64,
         lease: String,
         brief: Option<Duration>,
@@ -50,13 +53,37 @@ pub enum Entry {
     Discarding { mark: u64 },
     /// Was told that it is.
     Discarded { id: String },
-    /// Was told that it is there and not dead.
+    /// Was told that it is there and not dead, or gone.
     DiscardRefused { mark: u64 },
+    /// Asks for one thing to happen to many jobs of a queue and kind, at most to so many.
+    AskingMany { action: Many, queue: &'static str, kind: &'static str, most: u64 },
+    /// Was told to how many of at most so many it did.
+    ToldMany { action: Many, count: u64, most: u64 },
+}
+
+/// What an operator may have happen to many jobs at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Many {
+    Cancel,
+    Requeue,
+    Discard,
+}
+
+/// What operators asked for and were told, of one action.
+#[derive(Default)]
+struct OfMany<'j> {
+    /// Queues and kinds it was asked for.
+    asked: BTreeSet<(&'j str, &'j str)>,
+    /// How many jobs it happened to, as far as was told.
+    told: u64,
+    /// How many they may be, with those that were not told.
+    most: u64,
 }
 
 /// An attempt that a client was given.
 struct Given<'j> {
     id: &'j str,
+    mark: u64,
     attempt: u64,
     brief: Option<Duration>,
     /// Until when the lease stands for certain, unless its end is reported; of brief leases only.
@@ -84,11 +111,23 @@ struct Known<'j> {
     /// Leases whose completion was asked for.
     completing: BTreeSet<&'j str>,
     cancelling: BTreeSet<&'j str>,
+    /// Jobs of which somebody was told so, whoever cancelled them.
     cancelled: BTreeSet<&'j str>,
+    /// How often a cancel of one job was acknowledged.
+    cancels: u64,
     /// Jobs that were put back, and after how many attempts the last time.
     requeued: BTreeMap<&'j str, u64>,
+    /// How often that was acknowledged.
+    requeues: u64,
     discarding: BTreeSet<u64>,
     discarded: BTreeSet<&'j str>,
+    /// Marks of jobs of which a client was given an attempt.
+    begun: BTreeSet<u64>,
+    /// Marks of jobs whose completion was asked for.
+    ending: BTreeSet<u64>,
+    many: BTreeMap<Many, OfMany<'j>>,
+    /// Attempts whose completion was repeated and found nothing: only a prune explains that.
+    gone: Vec<(&'j str, u64)>,
     wrong: Vec<String>,
 }
 
@@ -111,10 +150,11 @@ impl<'j> Known<'j> {
             Entry::Created { mark, id } => {
                 self.created.entry(*mark).or_default().insert(id);
             }
-            Entry::Leased { id, attempt, lease, brief, asked_at, at } => {
+            Entry::Leased { id, mark, attempt, lease, brief, asked_at, at } => {
                 self.check_overlap(id, *attempt, *at);
                 let held_until = *asked_at + brief.unwrap_or_default();
-                self.give(lease, Given { held_until, brief: *brief, ..Given::new(id, *attempt) });
+                let given = Given::new(id, *mark, *attempt);
+                self.give(lease, Given { held_until, brief: *brief, ..given });
             }
             Entry::Renewing { lease, at } => self.sent(lease).renewing_at = *at,
             Entry::Renewed { lease, answer, at } => self.check_renewal(lease, answer, *at),
@@ -122,22 +162,48 @@ impl<'j> Known<'j> {
                 self.sent(lease).endings += 1;
                 if *outcome == "completed" {
                     self.completing.insert(lease);
+                    self.ending.insert(self.given[&**lease].mark);
                 }
             }
             Entry::Ended { lease, outcome, answer, at } => {
                 self.check_end(lease, outcome, answer, *at);
             }
             Entry::Cancelling { id } => drop(self.cancelling.insert(id)),
-            Entry::Cancelled { id } => drop(self.cancelled.insert(id)),
-            Entry::Requeued { id, attempt } => drop(self.requeued.insert(id, *attempt)),
+            Entry::Cancelled { id } => {
+                self.cancelled.insert(id);
+                self.cancels += 1;
+            }
+            Entry::Requeued { id, attempt } => {
+                self.requeued.insert(id, *attempt);
+                self.requeues += 1;
+            }
             Entry::Discarding { mark } => drop(self.discarding.insert(*mark)),
             Entry::Discarded { id } => drop(self.discarded.insert(id)),
             Entry::DiscardRefused { mark } => drop(self.discarding.remove(mark)),
+            Entry::AskingMany { action, queue, kind, most } => {
+                let many = self.many.entry(*action).or_default();
+                many.asked.insert((queue, kind));
+                many.most += most;
+            }
+            Entry::ToldMany { action, count, most } => {
+                let many = self.many.entry(*action).or_default();
+                many.told += count;
+                many.most = many.most - most + count;
+                if count > most {
+                    self.wrong.push(format!("{action:?} of at most {most} jobs took {count}"));
+                }
+            }
         }
     }
 
+    /// Whether a cancel of this job was asked for, or may have been with many others.
+    fn may_be_cancelled(&self, id: &str) -> bool {
+        self.cancelling.contains(id) || self.many.contains_key(&Many::Cancel)
+    }
+
     fn give(&mut self, lease: &'j str, given: Given<'j>) {
-        let Given { id, attempt, .. } = given;
+        let Given { id, attempt, mark, .. } = given;
+        self.begun.insert(mark);
         if self.given.insert(lease, given).is_some() {
             self.wrong.push(format!("a lease on {id} was given out twice"));
         }
@@ -171,12 +237,16 @@ impl<'j> Known<'j> {
     }
 
     fn check_end(&mut self, lease: &str, outcome: &'static str, answer: &str, at: Duration) {
+        let may_be_cancelled = self.may_be_cancelled(self.given[lease].id);
         let given = self.given.get_mut(lease).expect("it was given out");
         let is_explained = match answer {
             "ok" => !given.is_stale,
-            "cancelled" => !given.is_stale && self.cancelling.contains(given.id),
+            "cancelled" => !given.is_stale && may_be_cancelled,
             // A repeated failure or release may find the job in other hands already.
-            "lease_lost" if outcome == "completed" => !given.stands(at),
+            "lease_lost" if outcome == "completed" && given.stands(at) => {
+                self.gone.push((given.id, given.attempt));
+                given.endings > 1
+            }
             "lease_lost" => given.endings > 1 || !given.stands(at),
             _ => false,
         };
@@ -184,16 +254,19 @@ impl<'j> Known<'j> {
             let text = format!("{outcome} of {} attempt {}: {answer}", given.id, given.attempt);
             self.wrong.push(text);
         }
-        if answer == "ok" {
-            given.acknowledged = Some(outcome);
+        match answer {
+            "ok" => given.acknowledged = Some(outcome),
+            "cancelled" => drop(self.cancelled.insert(given.id)),
+            _ => {}
         }
     }
 
     fn check_renewal(&mut self, lease: &str, answer: &str, at: Duration) {
+        let may_be_cancelled = self.may_be_cancelled(self.given[lease].id);
         let given = self.given.get_mut(lease).expect("it was given out");
         let is_explained = match answer {
             "ok" => !given.is_stale && given.acknowledged.is_none(),
-            "cancelled" => !given.is_stale && self.cancelling.contains(given.id),
+            "cancelled" => !given.is_stale && may_be_cancelled,
             "lease_lost" => given.endings > 0 || !given.stands(at),
             _ => false,
         };
@@ -201,17 +274,20 @@ impl<'j> Known<'j> {
             let text = format!("renewal of {} attempt {}: {answer}", given.id, given.attempt);
             self.wrong.push(text);
         }
-        if answer == "ok" {
-            let renewed_until = given.renewing_at + given.brief.unwrap_or_default();
-            given.held_until = given.held_until.max(renewed_until);
+        let renewed_until = given.renewing_at + given.brief.unwrap_or_default();
+        match answer {
+            "ok" => given.held_until = given.held_until.max(renewed_until),
+            "cancelled" => drop(self.cancelled.insert(given.id)),
+            _ => {}
         }
     }
 }
 
 impl<'j> Given<'j> {
-    fn new(id: &'j str, attempt: u64) -> Self {
+    fn new(id: &'j str, mark: u64, attempt: u64) -> Self {
         Self {
             id,
+            mark,
             attempt,
             brief: None,
             held_until: Duration::ZERO,
@@ -249,6 +325,7 @@ impl Scrapes {
         if mismatch != 0.0 {
             self.wrong.push(format!("a recount differs by {mismatch}"));
         }
+        self.wrong.extend(bounds::exceeded(&scrape));
         if let Some(last) = &self.last {
             self.wrong.extend(scrape.went_back_from(last));
         }

@@ -1,12 +1,20 @@
-//! A kill at any write or sync of a start after a crash, or of the stop after it, leaves nothing
-//! that the next start cannot use.
+//! What a crash leaves is taken up again in time; and a kill at any write or sync of the start that
+//! does so, or of the stop after it, leaves nothing that the next start cannot use.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use reqwest::StatusCode;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::copy_store;
-use crate::fixture::{Daemon, ended_by};
+use crate::crash::{Client, seed};
+use crate::fixture::{Daemon, ended_by, scaled};
+use crate::journal::Journal;
+use crate::oracle::late_recoveries;
 use crate::stored::{Job, Stored};
 use crate::strace::trace;
 
@@ -39,6 +47,10 @@ const CALLS: [(&str, &str); 5] = [
 
 /// More calls of one sort than a start and a stop make.
 const MOST_CALLS: u32 = 1_000;
+
+/// From this scale on each call is tried; before, those that are at most so many calls apart.
+const ALL_AT: u32 = 10;
+const MOST_BETWEEN: u32 = 6;
 
 /// A store as a crash leaves it: with attempts of its own and of others, and all in the log.
 async fn crashed() -> Daemon {
@@ -83,14 +95,17 @@ fn killed_at(crashed: &Daemon, call: &str, file: &str, number: u32) -> Option<Da
     Some(daemon)
 }
 
+/// F8: neither a start nor a shutdown that was cut off stands in the way of the next start.
 #[tokio::test]
 async fn the_next_start_works_after_a_kill_at_any_write_of_a_recovery_or_a_stop() {
     let crashed = crashed().await;
     let jobs = stored(&crashed).jobs;
     let running = jobs.iter().filter(|job| job.state == "running").count();
     assert_eq!(running, OWN + 20, "a start has something to recover");
+    let mut random = StdRng::seed_from_u64(seed());
+    let most_between = if scaled(1) >= ALL_AT { 1 } else { MOST_BETWEEN };
     for (call, file) in CALLS {
-        let mut number = 1;
+        let (mut number, mut kills) = (1, 0);
         while let Some(mut daemon) = killed_at(&crashed, call, file, number) {
             daemon.restart();
             assert_eq!(daemon.scrape().await.broken_identities(), Vec::<String>::new());
@@ -103,11 +118,12 @@ async fn the_next_start_works_after_a_kill_at_any_write_of_a_recovery_or_a_stop(
             assert!(jobs.iter().zip(&stored.jobs).all(is_kept), "{stored:?}");
             assert_eq!(stored.wrong_counts(), Vec::<String>::new());
             assert_eq!(stored.integrity, Vec::<String>::new());
-            number += 1;
+            kills += 1;
+            number += random.random_range(1..=most_between);
             assert!(number < MOST_CALLS, "it makes more than {MOST_CALLS} calls of {call}");
         }
-        eprintln!("{} kills at {call} of {file}", number - 1);
-        assert!(number > 1, "neither a start nor a stop calls {call} of {file}");
+        eprintln!("{kills} kills at {call} of {file}");
+        assert!(kills > 0, "neither a start nor a stop calls {call} of {file}");
     }
 }
 
@@ -116,4 +132,41 @@ fn stored(daemon: &Daemon) -> Stored {
     let mut stored = Stored::read(&daemon.path("tallyd.db"));
     stored.jobs.sort_by(|one, other| one.id.cmp(&other.id));
     stored
+}
+
+/// F14: each has used up a try, and waits its backoff.
+#[tokio::test]
+async fn own_running_jobs_are_back_with_their_backoff_before_the_listener_opens() {
+    let mut daemon = crashed().await;
+    daemon.launch();
+    let recovered = daemon.wait_for_log(|line| line["event"] == "recovered");
+    assert_eq!(recovered["cut_off"], OWN, "{recovered}");
+    assert!(daemon.serves(), "and only then it listens");
+    let scrape = daemon.scrape().await;
+    let pair = "queue=\"work\",kind=\"k\"";
+    let waiting = scrape.value(&format!("tallyd_jobs{{{pair},state=\"retrying\"}}"));
+    let tries = scrape.value(&format!("tallyd_jobs_retried_total{{{pair}}}"));
+    assert_eq!((waiting, tries), (OWN as f64, OWN as f64));
+}
+
+/// F4: whoever has vanished with a lease, and whether or not the daemon was killed meanwhile.
+#[tokio::test]
+async fn the_job_of_a_dead_worker_is_claimable_soon_after_its_lease() {
+    const BRIEF: Option<Duration> = Some(Duration::from_secs(1));
+    let mut daemon = Daemon::start("");
+    let journal = Arc::new(Journal::new(&daemon.path("clients.log")));
+    let mark = journal.next_mark();
+    let job = json!({"queue": "brief", "kind": "k", "payload": {"mark": mark}});
+    Client::new(&journal, &daemon, 0).create_one(mark, job).await.unwrap();
+    let mut starts = Vec::new();
+    for is_killed in [false, false, true, false] {
+        let mut client = Client::new(&journal, &daemon, 0);
+        while client.lease("brief", 1, "1s", BRIEF).await.unwrap().is_empty() {}
+        if is_killed {
+            daemon.kill();
+            daemon.restart();
+            starts.push(journal.now());
+        }
+    }
+    assert_eq!(late_recoveries(&journal.entries(), &starts), Vec::<String>::new());
 }

@@ -121,6 +121,7 @@ fn never_happened(scrape: &Scrape) -> Vec<String> {
     never
 }
 
+/// F18: each scrape is one cut.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_scrape_is_exact_while_four_scrape_at_full_speed() {
     let daemon = Daemon::start(&CONFIG.replace("[defaults]", "[defaults]\nmax_completed = 20"));

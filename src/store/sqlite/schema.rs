@@ -157,6 +157,7 @@ mod tests {
         prepare_with(&mut connection, &file, &[ADD]).expect("nothing is left to do");
     }
 
+    /// F23: all of it is one transaction.
     #[test]
     fn a_migration_that_fails_changes_nothing() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -167,6 +168,34 @@ mod tests {
         assert!(connection.query_row("SELECT extra FROM totals", [], |_| Ok(())).is_err());
     }
 
+    /// F23: what is on disk before the commit is the older version, and is migrated by the next start.
+    #[test]
+    fn a_crash_in_the_middle_of_a_migration_leaves_the_older_version_whole() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (file, mut connection) = at_version_1(directory.path());
+        let store = |connection: &Connection| -> String {
+            connection.query_row("SELECT store FROM totals", [], |row| row.get(0)).expect("there")
+        };
+        let identity = store(&connection);
+        let crashed = directory.path().join("crashed.db");
+        let (from, to) = (file.clone(), crashed.clone());
+        let crash = move || {
+            for suffix in ["", "-journal", "-wal"] {
+                // Of the other two there is one at most.
+                drop(fs::copy(disk::beside(&from, suffix), disk::beside(&to, suffix)));
+            }
+            false
+        };
+        connection.commit_hook(Some(crash)).expect("it can be watched");
+        prepare_with(&mut connection, &file, &[ADD]).expect("migrates");
+        let mut connection = Connection::open(&crashed).expect("opens");
+        assert_eq!(version(&connection).ok(), Some(1));
+        assert!(connection.query_row("SELECT extra FROM totals", [], |_| Ok(())).is_err());
+        prepare_with(&mut connection, &crashed, &[ADD]).expect("migrates");
+        assert_eq!((version(&connection).ok(), store(&connection)), (Some(2), identity));
+    }
+
+    /// F23: by name, and left as it is.
     #[test]
     fn a_newer_file_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");

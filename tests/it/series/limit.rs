@@ -95,6 +95,7 @@ async fn create_all(daemon: &Daemon, jobs: u32) -> u64 {
     resident[resident.len() - 1].saturating_sub(resident[resident.len() / 10])
 }
 
+/// F17: names of users make a bounded number of series.
 #[tokio::test]
 async fn names_without_end_stop_at_the_limit_and_every_job_is_counted() {
     let mut daemon = Daemon::start("");

@@ -54,6 +54,7 @@ async fn expiry_passes_over_a_damaged_row() {
 }
 
 /// More damaged rows than one step handles must not starve what lies behind them.
+/// F2: each tick begins behind what the last one could not handle.
 #[tokio::test]
 async fn a_batch_of_damaged_rows_starves_no_later_ones() {
     let bed = Bed::with_policy(|policy| policy.max_completed = 0);

@@ -12,6 +12,7 @@ fn duplicates(bed: &Bed) -> u64 {
     queues.iter().find(|cut| &*cut.queue == "a").expect("it is configured").duplicates
 }
 
+/// F19: whoever saw no answer asks again with the key.
 #[tokio::test]
 async fn a_repeated_create_is_answered_with_the_first_job_as_it_is_now() {
     let bed = Bed::new();

@@ -36,6 +36,7 @@ async fn release_expiry_and_requeue_set_run_at_to_now() {
     assert_eq!((requeued.run_at, requeued.failures, requeued.attempt), (bed.now(), 0, 3));
 }
 
+/// F1: an expiry is guarded by the lease as a finish is.
 #[tokio::test]
 async fn a_lease_holds_until_the_sweeper_expires_it() {
     let bed = Bed::new();
@@ -46,6 +47,7 @@ async fn a_lease_holds_until_the_sweeper_expires_it() {
     assert_eq!(bed.state(id).await, State::Completed);
 }
 
+/// F1, F12: nothing late has an effect.
 #[tokio::test]
 async fn a_finish_after_the_expiry_is_lost_and_counted() {
     let bed = Bed::new();
@@ -206,6 +208,7 @@ async fn an_own_worker_ends_its_attempt_at_the_timeout_itself() {
     assert_eq!(bed.count("a", "k", Count::EndedTimedOut), 1);
 }
 
+/// F11: leases end by monotonic time.
 #[tokio::test]
 async fn a_jump_of_the_wall_clock_expires_nothing_and_keeps_nothing_alive() {
     for jump in [DAY_MS, -DAY_MS] {

@@ -11,6 +11,7 @@ use crate::bed::{Bed, job};
 /// What the log may have at the most.
 const LIMIT_BYTES: u64 = 64 << 20;
 
+/// F9: our own readers stand in nobody's way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listings_that_overlap_all_the_time_do_not_fill_the_log() {
     let bed = Bed::new();

@@ -9,6 +9,7 @@ use tallyd::tally::Count;
 
 use crate::bed::{BEGIN, Bed, FAILED_FOR_GOOD, claim, job, later, open, own_claim, policy_of_a};
 
+/// F14: so a job that takes the daemon down with it dies.
 #[tokio::test]
 async fn attempts_that_a_crash_cut_off_use_up_a_try_and_wait_their_backoff() {
     let bed = Bed::new();
@@ -73,6 +74,7 @@ async fn the_timeout_goes_on_across_a_restart() {
     assert_eq!(error.outcome, AttemptResult::TimedOut);
 }
 
+/// F6: nothing is counted again by a start.
 #[tokio::test]
 async fn counts_continue_across_stops_and_crashes() {
     let bed = Bed::new();
@@ -137,6 +139,7 @@ async fn queues_that_nobody_needs_are_forgotten_at_the_start() {
     assert_eq!(bed.count("paused", "k", Count::Created), 1, "with what it has counted");
 }
 
+/// F3: the sweeper does not ask what is configured.
 #[tokio::test]
 async fn a_queue_taken_out_of_the_file_lives_on_with_its_jobs_and_the_defaults() {
     let bed = Bed::with_policy(|policy| policy.max_attempts = 2);
@@ -144,6 +147,8 @@ async fn a_queue_taken_out_of_the_file_lives_on_with_its_jobs_and_the_defaults()
     let bed = bed.restart_with(|config| drop(config.queues.remove("a"))).await;
     assert_eq!(bed.job(id).await.max_attempts, 25);
     assert_eq!(bed.claim(claim(&["a"], 1)).await.len(), 1);
+    bed.advance_secs(61);
+    assert_eq!(bed.sweep().await.expired, 1);
 }
 
 #[tokio::test]

@@ -64,6 +64,7 @@ async fn completed_and_cancelled_jobs_are_kept_up_to_their_number_together() {
     assert!(!is_stored(&bed, ids[1]).await && is_stored(&bed, ids[2]).await, "the oldest go first");
 }
 
+/// F15: dead jobs do not stay for ever.
 #[tokio::test]
 async fn dead_jobs_are_kept_by_age_and_number_and_counted_as_discarded() {
     let bed = Bed::with_policy(|policy| {

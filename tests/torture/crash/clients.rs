@@ -8,26 +8,31 @@ use rand::{RngExt, SeedableRng};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::fixture::{PATIENCE, Scrape};
+use crate::fixture::{Daemon, PATIENCE, Scrape};
 use crate::journal::{End, Journal};
-use crate::oracle::Entry;
+use crate::oracle::{Entry, Many};
 
 /// The daemon has gone, or goes, as it must.
 #[derive(Debug)]
-struct Gone;
+pub struct Gone;
 
-/// One client with its own connections.
+/// Queues whose dead jobs are discarded together: their attempts are known from the journal.
+const DISCARDING: [&str; 2] = ["outside", "brief"];
+
+const QUEUES: [&str; 4] = ["outside", "brief", "work", "pushed"];
+
+/// One of those who ask at the same time.
 pub struct Client {
-    journal: Arc<Journal>,
+    pub journal: Arc<Journal>,
     http: reqwest::Client,
     url: String,
     random: StdRng,
 }
 
 impl Client {
-    pub fn new(journal: &Arc<Journal>, url: &str, seed: u64) -> Self {
-        let (http, random) = (crate::fixture::client(), StdRng::seed_from_u64(seed));
-        Self { journal: journal.clone(), http, url: url.to_owned(), random }
+    pub fn new(journal: &Arc<Journal>, daemon: &Daemon, seed: u64) -> Self {
+        let (http, random) = (daemon.client.clone(), StdRng::seed_from_u64(seed));
+        Self { journal: journal.clone(), http, url: daemon.url(""), random }
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -40,7 +45,7 @@ impl Client {
         Gone
     }
 
-    async fn ask(
+    pub async fn ask(
         &self,
         method: Method,
         path: &str,
@@ -51,8 +56,14 @@ impl Client {
         let response = request.send().await.map_err(|error| self.gone(&error))?;
         let status = response.status();
         let body = response.bytes().await.map_err(|error| self.gone(&error))?;
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        // Whose store has failed, or who drains, ends.
+        if body["error"]["code"] == "store_stopped" || body["error"]["code"] == "draining" {
+            assert!(self.journal.may_end(), "the daemon must go on: {body}");
+            return Err(Gone);
+        }
         self.journal.note_answer();
-        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+        Ok((status, body))
     }
 
     async fn post(&self, path: &str, body: Value) -> Result<(StatusCode, Value), Gone> {
@@ -70,28 +81,38 @@ impl Client {
             return self.create_unique(mark).await;
         }
         match self.random.random_range(0..10) {
-            0..=2 => {
-                let mark = self.journal.next_mark();
-                self.create_unique(mark).await
+            0..=2 => self.create_unique(self.journal.next_mark()).await,
+            3..=4 => {
+                let number = self.random.random_range(1..10);
+                let mut jobs = Vec::new();
+                for _ in 0..number {
+                    let mark = self.journal.next_mark();
+                    jobs.push((mark, self.job(mark)));
+                }
+                self.create_batch(jobs).await
             }
-            3..=4 => self.create_batch().await,
             _ => {
                 let mark = self.journal.next_mark();
-                self.journal.note(Entry::Creating { marks: vec![mark], unique: false });
                 let job = self.job(mark);
-                let (status, job) = self.post("/v1/jobs", job).await?;
-                assert_eq!(status, StatusCode::CREATED, "{job}");
-                self.note_created(mark, &job["id"]);
-                Ok(())
+                self.create_one(mark, job).await
             }
         }
     }
 
+    pub async fn create_one(&mut self, mark: u64, job: Value) -> Result<(), Gone> {
+        self.journal.note(Entry::Creating { marks: vec![mark], unique: false });
+        let (status, job) = self.post("/v1/jobs", job).await?;
+        assert_eq!(status, StatusCode::CREATED, "{job}");
+        self.note_created(mark, &job["id"]);
+        Ok(())
+    }
+
     /// A job that says its mark, in one queue or another.
     fn job(&mut self, mark: u64) -> Value {
-        let queue = match self.random.random_range(0..10) {
-            0 => "brief",
-            1..=4 => "work",
+        let queue = match self.random.random_range(0..20) {
+            0..=1 => "brief",
+            2 => "work",
+            3..=5 => "pushed",
             _ => "outside",
         };
         let fate = if self.chance(20) { "fail" } else { "work" };
@@ -109,7 +130,7 @@ impl Client {
     }
 
     /// Asks with the same key until it is answered, in a later cycle if need be.
-    async fn create_unique(&mut self, mark: u64) -> Result<(), Gone> {
+    pub async fn create_unique(&mut self, mark: u64) -> Result<(), Gone> {
         let mut job = json!({"queue": "outside", "kind": "unique", "payload": {"mark": mark}});
         job["unique_key"] = format!("mark-{mark}").into();
         self.journal.note(Entry::Creating { marks: vec![mark], unique: true });
@@ -122,10 +143,9 @@ impl Client {
         Ok(())
     }
 
-    async fn create_batch(&mut self) -> Result<(), Gone> {
-        let marks: Vec<u64> =
-            (0..self.random.random_range(1..20)).map(|_| self.journal.next_mark()).collect();
-        let jobs: Vec<Value> = marks.iter().map(|mark| self.job(*mark)).collect();
+    /// Creates jobs with these marks, all at once.
+    pub async fn create_batch(&mut self, jobs: Vec<(u64, Value)>) -> Result<(), Gone> {
+        let (marks, jobs): (Vec<u64>, Vec<Value>) = jobs.into_iter().unzip();
         self.journal.note(Entry::Creating { marks: marks.clone(), unique: false });
         let (status, answer) = self.post("/v1/jobs/batch", jobs.into()).await?;
         assert_eq!(status, StatusCode::CREATED, "{answer}");
@@ -151,25 +171,8 @@ impl Client {
         // So many that hardly any wait, and one whose lease has run out is given out again soon.
         let most = if brief.is_some() { 50 } else { 6 };
         let max = self.random.random_range(1..most);
-        let request = json!({"queues": [queue], "max": max, "duration": duration, "wait": "1s"});
-        let asked_at = self.journal.now();
-        let (status, leased) = self.post("/v1/leases", request).await?;
-        let at = self.journal.now();
-        assert_eq!(status, StatusCode::OK, "{leased}");
         let (mut leases, mut ends) = (Vec::new(), Vec::new());
-        for job in leased["jobs"].as_array().expect("a list") {
-            let text = |key: &str| job[key].as_str().expect(key).to_owned();
-            let (id, lease) = (text("id"), text("lease"));
-            let attempt = job["attempt"].as_u64().expect("a number");
-            let given = Entry::Leased {
-                id: id.clone(),
-                attempt,
-                lease: lease.clone(),
-                brief,
-                asked_at,
-                at,
-            };
-            self.journal.note(given);
+        for (id, lease) in self.lease(queue, max, duration, brief).await? {
             leases.push(lease.clone());
             // The lease before this one has run out, and whoever had it reports now.
             ends.extend(self.journal.known().late.remove(&id));
@@ -197,8 +200,34 @@ impl Client {
         Ok(())
     }
 
+    /// Leases jobs of a queue, waiting for them; answers with their ids and leases.
+    pub async fn lease(
+        &mut self,
+        queue: &str,
+        max: u32,
+        duration: &str,
+        brief: Option<Duration>,
+    ) -> Result<Vec<(String, String)>, Gone> {
+        let request = json!({"queues": [queue], "max": max, "duration": duration, "wait": "1s"});
+        let asked_at = self.journal.now();
+        let (status, leased) = self.post("/v1/leases", request).await?;
+        let at = self.journal.now();
+        assert_eq!(status, StatusCode::OK, "{leased}");
+        let mut leases = Vec::new();
+        for job in leased["jobs"].as_array().expect("a list") {
+            let text = |key: &str| job[key].as_str().expect(key).to_owned();
+            let number = |value: &Value| value.as_u64().expect("a number");
+            let (id, lease) = (text("id"), text("lease"));
+            leases.push((id.clone(), lease.clone()));
+            let mark = number(&job["payload"]["mark"]);
+            let attempt = number(&job["attempt"]);
+            self.journal.note(Entry::Leased { id, mark, attempt, lease, brief, asked_at, at });
+        }
+        Ok(leases)
+    }
+
     /// Asks for as much time as the leases had at first.
-    async fn renew(&mut self, leases: Vec<String>) -> Result<(), Gone> {
+    pub async fn renew(&mut self, leases: Vec<String>) -> Result<(), Gone> {
         for lease in &leases {
             let entry = Entry::Renewing { lease: lease.clone(), at: self.journal.now() };
             self.journal.note(entry);
@@ -218,7 +247,7 @@ impl Client {
     }
 
     /// Reports ends; those without an answer stay unfinished.
-    async fn finish(&mut self, ends: Vec<End>) -> Result<(), Gone> {
+    pub async fn finish(&mut self, ends: Vec<End>) -> Result<(), Gone> {
         let item = |(lease, outcome): &End| {
             self.journal.note(Entry::Ending { lease: lease.clone(), outcome });
             json!({"lease": lease, "outcome": outcome})
@@ -241,7 +270,7 @@ impl Client {
         while self.cancel_one().await.is_ok() {}
     }
 
-    async fn cancel_one(&mut self) -> Result<(), Gone> {
+    pub async fn cancel_one(&mut self) -> Result<(), Gone> {
         let id = {
             let known = self.journal.known();
             // One of the newest: most others have ended.
@@ -267,7 +296,7 @@ impl Client {
         while self.tidy_up_some().await.is_ok() {}
     }
 
-    async fn tidy_up_some(&mut self) -> Result<(), Gone> {
+    pub async fn tidy_up_some(&mut self) -> Result<(), Gone> {
         let (status, page) =
             self.ask(Method::GET, "/v1/jobs?state=dead&limit=5", &Value::Null).await?;
         assert_eq!(status, StatusCode::OK, "{page}");
@@ -293,7 +322,9 @@ impl Client {
                 let attempt = job["attempt"].as_u64().expect("a number");
                 self.journal.note(Entry::Requeued { id, attempt });
             }
-            other => assert_eq!(other, StatusCode::CONFLICT, "{job}"),
+            // Dead no more, or discarded with many others.
+            StatusCode::CONFLICT | StatusCode::NOT_FOUND => {}
+            other => panic!("{other}: {job}"),
         }
         Ok(())
     }
@@ -301,14 +332,47 @@ impl Client {
     async fn discard(&mut self, id: String) -> Result<(), Gone> {
         let path = format!("/v1/jobs/{id}");
         let (status, job) = self.ask(Method::GET, &path, &Value::Null).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(()); // discarded with many others
+        }
         assert_eq!(status, StatusCode::OK, "{job}");
         let mark = job["payload"]["mark"].as_u64().expect("its creator's mark");
         self.journal.note(Entry::Discarding { mark });
         let (status, answer) = self.ask(Method::DELETE, &path, &Value::Null).await?;
         match status {
             StatusCode::NO_CONTENT => self.journal.note(Entry::Discarded { id }),
-            StatusCode::CONFLICT => self.journal.note(Entry::DiscardRefused { mark }),
+            StatusCode::CONFLICT | StatusCode::NOT_FOUND => {
+                self.journal.note(Entry::DiscardRefused { mark });
+            }
             other => panic!("{other}: {answer}"),
+        }
+        Ok(())
+    }
+
+    /// Has things happen to many jobs at once.
+    pub async fn act_on_many(mut self) {
+        while self.act_on_some().await.is_ok() {}
+    }
+
+    pub async fn act_on_some(&mut self) -> Result<(), Gone> {
+        let (action, path, queues) = match self.random.random_range(0..10) {
+            0..=1 => (Many::Cancel, "cancel", &QUEUES[..]),
+            2..=6 => (Many::Requeue, "requeue-dead", &QUEUES[..]),
+            _ => (Many::Discard, "discard-dead", &DISCARDING[..]),
+        };
+        let queue = queues[self.random.random_range(0..queues.len())];
+        let kind = if self.chance(20) { "work" } else { "fail" };
+        let most = self.random.random_range(1..6);
+        self.journal.note(Entry::AskingMany { action, queue, kind, most });
+        let request = json!({"kind": kind, "limit": most});
+        let (status, answer) = self.post(&format!("/v1/queues/{queue}/{path}"), request).await?;
+        match status {
+            StatusCode::OK => {
+                let count = answer["count"].as_u64().expect("a number");
+                self.journal.note(Entry::ToldMany { action, count, most });
+            }
+            // Nobody has used the queue yet.
+            other => assert_eq!(other, StatusCode::NOT_FOUND, "{answer}"),
         }
         Ok(())
     }
@@ -320,21 +384,26 @@ impl Client {
         }
     }
 
-    async fn scrape_once(&self) -> Result<Scrape, Gone> {
+    pub async fn scrape_once(&self) -> Result<Scrape, Gone> {
         let request = self.http.get(format!("{}/metrics", self.url)).timeout(PATIENCE);
         let response = request.send().await.map_err(|error| self.gone(&error))?;
-        Ok(Scrape::parse(&response.text().await.map_err(|error| self.gone(&error))?))
+        Ok(Scrape::parse_ledger(&response.text().await.map_err(|error| self.gone(&error))?))
     }
 
     /// Asks once more for all that was never answered; this time everything is.
     pub async fn settle(mut self) {
-        let unanswered = std::mem::take(&mut self.journal.known().unanswered);
-        for mark in unanswered {
-            self.create_unique(mark).await.expect("the daemon stays");
-        }
-        self.finish_unfinished().await.expect("the daemon stays");
+        self.repeat_unanswered().await.expect("the daemon stays");
         let late = std::mem::take(&mut self.journal.known().late);
         self.finish(late.into_values().collect()).await.expect("the daemon stays");
+    }
+
+    /// Asks once more for creates with a key and for ends that were never answered.
+    pub async fn repeat_unanswered(&mut self) -> Result<(), Gone> {
+        let unanswered = std::mem::take(&mut self.journal.known().unanswered);
+        for mark in unanswered {
+            self.create_unique(mark).await?;
+        }
+        self.finish_unfinished().await
     }
 }
 

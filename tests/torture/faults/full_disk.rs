@@ -26,7 +26,7 @@ use crate::strace::trace;
 async fn a_full_disk_refuses_creates_and_nothing_else_until_there_is_room() {
     let config = "[queues.q]\nlease = \"10m\"\n";
     let mut daemon = Daemon::prepare("");
-    let mount = Mount::over(daemon.directory.path(), "48m");
+    let mount = Mount::over(daemon.directory.path(), "48m").kept();
     daemon.configure(config);
     daemon.restart();
     let payload = Value::from("x".repeat(256 << 10));
@@ -78,7 +78,7 @@ async fn tick_of_the_sweeper(daemon: &Daemon) {
 /// A daemon on a file system of its own, with leases on a thousand jobs.
 async fn with_a_thousand_leases() -> (Daemon, Mount, Vec<Value>) {
     let mut daemon = Daemon::prepare("");
-    let mount = Mount::over(daemon.directory.path(), "64m");
+    let mount = Mount::over(daemon.directory.path(), "64m").kept();
     daemon.configure("[queues.q]\nlease = \"10m\"\n");
     daemon.restart();
     let jobs = json!(vec![json!({"queue": "q", "kind": "k"}); 1_000]);
@@ -87,16 +87,21 @@ async fn with_a_thousand_leases() -> (Daemon, Mount, Vec<Value>) {
     (daemon, mount, leases)
 }
 
-/// The log and the file must not take the room that finishes need.
+/// F24: the log and the file must not take the room that finishes need, and creates are accepted
+/// again without a restart.
 #[tokio::test]
 async fn a_thousand_jobs_finish_one_by_one_on_a_disk_that_creates_have_filled() {
-    let (mut daemon, _mount, leases) = with_a_thousand_leases().await;
+    let (mut daemon, mount, leases) = with_a_thousand_leases().await;
     let payload = Value::from("x".repeat(128 << 10));
     let (created, status, answer) = create_until_refused(&daemon, &payload, 1_000).await;
     assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE, "{answer}");
+    assert_eq!(answer["error"]["code"], "disk_full");
     for lease in &leases {
         complete(&daemon, lease).await;
     }
+    check_identities(&daemon).await;
+    mount.resize("128m");
+    until_accepted(&daemon, &payload).await;
     check_identities(&daemon).await;
     check_stored(&mut daemon, &created);
 }
@@ -203,10 +208,11 @@ impl Caller {
             for job in leased["jobs"].as_array().unwrap() {
                 let text = |key: &str| job[key].as_str().unwrap().to_owned();
                 let (id, lease, at) = (text("id"), text("lease"), self.journal.now());
-                let attempt = job["attempt"].as_u64().unwrap();
-                let lease_too = lease.clone();
-                self.journal.note(Entry::Leased { id, attempt, lease, brief: None, asked_at, at });
-                self.finish(lease_too, outcome).await;
+                let [attempt, mark] = [&job["attempt"], &job["payload"]["mark"]]
+                    .map(|number| number.as_u64().unwrap());
+                let (brief, token) = (None, lease.clone());
+                self.journal.note(Entry::Leased { id, mark, attempt, lease, brief, asked_at, at });
+                self.finish(token, outcome).await;
             }
         }
     }
@@ -243,7 +249,7 @@ async fn those_who_are_there_when_the_disk_gets_full_are_answered_as_ever() {
     let elsewhere = TempDir::new().unwrap();
     let journal = Arc::new(Journal::new(&elsewhere.path().join("clients.log")));
     let mut daemon = Daemon::prepare("");
-    let mount = Mount::over(daemon.directory.path(), "64m");
+    let mount = Mount::over(daemon.directory.path(), "64m").kept();
     daemon.configure("");
     // Syncs that take their time, as on a disk: what comes meanwhile is one batch.
     symlink(elsewhere.path().join("trace.log"), daemon.path("trace.log")).unwrap();

@@ -5,7 +5,8 @@ use crate::stored::{Counted, Totals};
 
 /// A job with this mark; so is its id.
 fn job(mark: u64, state: &str, attempt: u64) -> Job {
-    Job { id: format!("id-{mark}"), mark, state: state.into(), attempt }
+    let (id, queue, kind) = (format!("id-{mark}"), "q".into(), "k".into());
+    Job { id, mark, queue, kind, state: state.into(), attempt }
 }
 
 fn creating(marks: &[u64]) -> Entry {
@@ -24,14 +25,14 @@ fn lease_of(mark: u64, attempt: u64) -> String {
 
 fn leased(mark: u64, attempt: u64) -> Entry {
     let (id, lease, zero) = (format!("id-{mark}"), lease_of(mark, attempt), Duration::ZERO);
-    Entry::Leased { id, attempt, lease, brief: None, asked_at: zero, at: zero }
+    Entry::Leased { id, mark, attempt, lease, brief: None, asked_at: zero, at: zero }
 }
 
 /// A lease of a second, that was asked for and came at these milliseconds.
 fn briefly(mark: u64, attempt: u64, asked_ms: u64, ms: u64) -> Entry {
     let (id, lease) = (format!("id-{mark}"), lease_of(mark, attempt));
     let [asked_at, at] = [asked_ms, ms].map(Duration::from_millis);
-    Entry::Leased { id, attempt, lease, brief: Some(SECOND), asked_at, at }
+    Entry::Leased { id, mark, attempt, lease, brief: Some(SECOND), asked_at, at }
 }
 
 fn ending(mark: u64, attempt: u64, outcome: &'static str) -> Entry {
@@ -116,7 +117,14 @@ fn sound() -> (Vec<Entry>, Vec<Run>, Stored) {
             counted("ready of ledger 1", 3, 3, false),
             counted("attempts of ledger 1", 9, 7, true),
         ],
-        totals: Totals { completed: 2, cancelled: 1, discarded: 2 },
+        totals: Totals {
+            created: 8,
+            completed: 2,
+            cancelled: 1,
+            discarded: 2,
+            requeued: 1,
+            pruned: 0,
+        },
         integrity: Vec::new(),
     };
     (journal, runs, stored)
@@ -264,8 +272,9 @@ fn attempts_that_are_doubled_overlapping_or_forgotten_are_found() {
     finds("attempt 2 of id-7 was started twice", |_, runs, _| runs.push(runs[2].clone()));
     finds("attempt 2 of id-1 given out after 2", |journal, _, _| {
         let (lease, zero) = ("another".into(), Duration::ZERO);
-        let (id, attempt) = ("id-1".into(), 2);
-        journal.push(Entry::Leased { id, attempt, lease, brief: None, asked_at: zero, at: zero });
+        let (id, mark, attempt) = ("id-1".into(), 1, 2);
+        let (brief, asked_at, at) = (None, zero, zero);
+        journal.push(Entry::Leased { id, mark, attempt, lease, brief, asked_at, at });
     });
     let overlapping = "attempt 2 of id-3 overlaps 1, never ended";
     assert_eq!(found_after(2, [leased(3, 1), leased(3, 2)]), overlapping);
@@ -312,6 +321,103 @@ fn wrong_counts_and_damage_are_found() {
     finds("integrity check: page 7", |_, _, stored| stored.integrity.push("page 7".into()));
 }
 
+fn asking(action: Many) -> Entry {
+    Entry::AskingMany { action, queue: "q", kind: "k", most: 2 }
+}
+
+fn told(action: Many, count: u64) -> Entry {
+    Entry::ToldMany { action, count, most: 2 }
+}
+
+#[test]
+fn what_happened_to_many_at_once_is_judged_too() {
+    let cancel = |journal: &mut Vec<Entry>, stored: &mut Stored| {
+        journal.extend([asking(Many::Cancel), told(Many::Cancel, 1)]);
+        stored.jobs[1].state = "cancelled".into();
+        stored.totals.cancelled = 2;
+    };
+    assert_eq!(found(|journal, _, stored| cancel(journal, stored)), "");
+    finds("nobody asked for the end of", |journal, _, stored| {
+        cancel(journal, stored);
+        stored.jobs[1].kind = "other".into();
+    });
+    finds("1 cancelled counted, 2 acknowledged", |journal, _, _| {
+        journal.extend([asking(Many::Cancel), told(Many::Cancel, 1)]);
+    });
+    finds("3 cancelled counted, 2 asked for", |journal, _, stored| {
+        cancel(journal, stored);
+        stored.totals.cancelled = 3;
+    });
+    finds("at most 2 jobs took 3", |journal, _, _| {
+        journal.extend([asking(Many::Requeue), told(Many::Requeue, 3)]);
+    });
+    finds("id-8 was cancelled, is", |journal, _, _| {
+        journal.push(asking(Many::Cancel));
+        journal.extend(ended(8, 2, "failed", "cancelled"));
+    });
+    finds("1 requeued counted, 2 acknowledged", |journal, _, _| {
+        journal.extend([asking(Many::Requeue), told(Many::Requeue, 1)]);
+    });
+    finds("4 discarded counted, 3 asked for", |journal, _, stored| {
+        journal.extend([asking(Many::Discard), told(Many::Discard, 1)]);
+        stored.totals.discarded = 4;
+    });
+}
+
+#[test]
+fn a_discard_of_many_and_a_prune_excuse_no_other_loss() {
+    let lost = "mark 3, acknowledged as {\"id-3\"}, is lost";
+    let discard = |journal: &mut Vec<Entry>, stored: &mut Stored| {
+        journal.extend([created(3), asking(Many::Discard)]);
+        drop(stored.jobs.remove(1));
+        stored.totals.discarded = 3;
+    };
+    finds(lost, |journal, _, stored| discard(journal, stored));
+    let begun = found(|journal, _, stored| {
+        discard(journal, stored);
+        journal.push(leased(3, 1));
+    });
+    assert_eq!(begun, "", "it may have died");
+    finds("1 jobs are gone, 0 were counted as removed", |journal, _, stored| {
+        discard(journal, stored);
+        journal.push(leased(3, 1));
+        stored.totals.discarded = 2;
+    });
+    let prune = |mark: usize, stored: &mut Stored| {
+        stored.totals.pruned = 1;
+        drop(stored.jobs.remove(mark));
+    };
+    assert_eq!(found(|_, _, stored| prune(0, stored)), "", "it was completed");
+    let repeated = found(|journal, _, stored| {
+        journal.extend(ended(1, 2, "completed", "lease_lost"));
+        prune(0, stored);
+    });
+    assert_eq!(repeated, "", "nobody knows the lease any more");
+    finds("mark 5, acknowledged as", |journal, _, stored| {
+        journal
+            .retain(|entry| !matches!(entry, Entry::Ending { lease, .. } if lease == "lease-5-1"));
+        journal
+            .retain(|entry| !matches!(entry, Entry::Ended { lease, .. } if lease == "lease-5-1"));
+        prune(3, stored);
+    });
+    finds("7 created counted, 8 acknowledged", |journal, _, stored| {
+        journal.extend([3, 4, 7, 8, 9].map(created));
+        stored.totals.created = 7;
+    });
+    finds("10 created counted, 9 asked for", |_, _, stored| stored.totals.created = 10);
+}
+
+#[test]
+fn a_recovery_that_takes_too_long_is_found() {
+    let late = |ms, starts: &[u64]| {
+        let starts: Vec<Duration> = starts.iter().copied().map(Duration::from_millis).collect();
+        late_recoveries(&[briefly(3, 1, 0, 10), briefly(3, 2, 20, ms)], &starts).join("\n")
+    };
+    assert_eq!(late(6_010, &[]), "");
+    assert_eq!(late(6_011, &[]), "attempt 2 of id-3 came 6.001s after a lease of 1s");
+    assert_eq!(late(6_011, &[5, 500, 7_000]), "", "it began anew at the start");
+}
+
 /// A scrape of one pair with so many jobs created and ready.
 fn scrape(created: u64, ready: u64) -> Scrape {
     let pair = "queue=\"q\",kind=\"k\"";
@@ -319,7 +425,8 @@ fn scrape(created: u64, ready: u64) -> Scrape {
     let states = ["scheduled", "retrying", "running", "dead"];
     let results = ["completed", "failed", "timed_out", "lease_expired", "released", "cancelled"];
     let mut text = format!(
-        "tallyd_tally_mismatch 0\ntallyd_pairs_overflow_jobs_total {created}\n\
+        "tallyd_tally_mismatch 0\nprocess_resident_memory_bytes 5e7\n\
+         tallyd_store_wal_size_bytes 4e6\ntallyd_pairs_overflow_jobs_total {created}\n\
          tallyd_jobs_created_total{{{pair}}} {created}\n\
          tallyd_jobs{{{pair},state=\"ready\"}} {ready}\ntallyd_attempts_started_total{{{pair}}} 0\n"
     );
@@ -335,7 +442,7 @@ fn scrape(created: u64, ready: u64) -> Scrape {
 }
 
 #[test]
-fn counters_that_go_back_and_broken_identities_are_found() {
+fn counters_that_go_back_broken_identities_and_excess_are_found() {
     let mut scrapes = Scrapes::default();
     scrapes.see(scrape(3, 3));
     scrapes.see(scrape(4, 4));
@@ -351,6 +458,15 @@ fn counters_that_go_back_and_broken_identities_are_found() {
     let text = scrape(6, 6).text.replace("tally_mismatch 0", "tally_mismatch -2");
     scrapes.see(Scrape::parse(&text));
     assert_eq!(scrapes.wrong, ["a recount differs by -2"]);
+    scrapes.wrong.clear();
+    let text = scrape(7, 7).text.replace("memory_bytes 5e7", "memory_bytes 3e8");
+    scrapes.see(Scrape::parse(&text.replace("size_bytes 4e6", "size_bytes 7e7")));
+    let wrong = scrapes.wrong.join("\n");
+    assert!(
+        wrong.contains("process_resident_memory_bytes is over 268435456: 300000000"),
+        "{wrong}"
+    );
+    assert!(wrong.contains("tallyd_store_wal_size_bytes is over 67108864: 70000000"), "{wrong}");
 }
 
 #[test]

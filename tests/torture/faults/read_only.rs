@@ -1,0 +1,61 @@
+//! A file system that becomes read-only under the running daemon, as after an error of the disk.
+//!
+//! Linux does not let anybody remount it while the daemon may write, but does so itself. To the
+//! daemon each write then fails with EROFS, as here; what comes after is a real remount.
+
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use super::FAIL_STOP;
+use crate::crash::{Client, judge};
+use crate::fixture::Daemon;
+use crate::journal::Journal;
+use crate::mount::Mount;
+use crate::strace::attach;
+
+/// How many answers there are before it happens.
+const ANSWERS: u32 = 300;
+
+/// F7: the daemon stops, acknowledges nothing more, and says at its next start why it cannot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_system_that_becomes_read_only_ends_the_daemon_and_loses_nothing() {
+    let elsewhere = TempDir::new().unwrap();
+    let journal = Arc::new(Journal::new(&elsewhere.path().join("clients.log")));
+    let mut daemon = Daemon::prepare("");
+    let mount = Mount::over(daemon.directory.path(), "64m").kept();
+    daemon.configure("[queues.outside]\nlease = \"10m\"\n");
+    for name in ["trace.log", "tallyd.log"] {
+        symlink(elsewhere.path().join(name), daemon.path(name)).unwrap();
+    }
+    daemon.restart();
+    let mut callers = JoinSet::new();
+    for seed in 0..4 {
+        callers.spawn(Client::new(&journal, &daemon, seed).create());
+        callers.spawn(Client::new(&journal, &daemon, seed).work("outside", "10m", None));
+    }
+    journal.answered(ANSWERS).await;
+    journal.let_end(true);
+    let calls = "pwrite64,ftruncate,fallocate";
+    let inject = format!("inject={calls}:error=EROFS");
+    let files = ["tallyd.db", "tallyd.db-wal", "tallyd.db.reserve"];
+    let mut strace = attach(&daemon, &format!("trace={calls}"), Some(&inject), &files);
+    let failed = daemon.wait_for_log(|line| line["event"] == "store_failed");
+    let failed_at = Instant::now();
+    assert_eq!(daemon.wait().code(), Some(1), "{failed}");
+    assert!(failed_at.elapsed() < FAIL_STOP, "it took {:?} to end", failed_at.elapsed());
+    strace.wait().expect("it ends with the daemon");
+    callers.join_all().await;
+
+    mount.set_writable(false);
+    daemon.launch();
+    assert!(!daemon.serves(), "it cannot serve");
+    let log = daemon.log();
+    assert!(log.contains("Read-only file system"), "{log}");
+    assert_eq!(daemon.wait().code(), Some(1));
+    mount.set_writable(true);
+    judge(&mut daemon, &journal, Vec::new).await;
+}
