@@ -53,7 +53,7 @@ const ANSWERS: std::ops::Range<u32> = 100..800;
 const LONG_CYCLE: u32 = 4;
 
 /// The seed of a run: a new one, unless a failed run is to be repeated.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let seed = std::env::var("TALLYD_TEST_SEED").ok();
     let seed = seed.map_or_else(rand::random, |seed| seed.parse().expect("a seed is a number"));
     eprintln!("repeat with TALLYD_TEST_SEED={seed}");

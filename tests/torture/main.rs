@@ -26,5 +26,6 @@ mod faults;
 mod first_start;
 mod journal;
 mod oracle;
+mod power_cut;
 mod recovery;
 mod scrape;
