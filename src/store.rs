@@ -5,12 +5,18 @@
 //! share one sync, and `store/sqlite.rs` for what is on disk.
 
 mod backup;
+mod handover;
 mod id;
+#[cfg(test)]
+mod interleavings;
 mod open_error;
 mod operation;
 mod parked;
 mod served;
 mod sqlite;
+mod sync {
+    pub(super) use tokio::sync::{mpsc, oneshot, watch};
+}
 mod types;
 mod writer;
 
@@ -21,14 +27,15 @@ pub use types::*;
 
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use backup::Backups;
-use operation::{Call, Operation};
+use handover::{Call, Pending};
+use operation::Operation;
 use sqlite::Readers;
 use std::sync::Arc;
 use writer::Writer;
@@ -108,18 +115,15 @@ impl Store {
     pub async fn claim(&self, claim: Claim, wait: Duration) -> Result<Claimed, StoreError> {
         let deadline = Instant::now() + wait;
         let (call, answer) = Call::new(claim);
-        let mut pending = Pending { answer, store: self };
+        let give_back = |claimed: Claimed| self.writer.give_back(claimed.leases());
+        let mut pending = Pending::new(answer, give_back);
         self.writer.send(Operation::Claim(call, !wait.is_zero())).await?;
         if wait.is_zero() {
             return (&mut pending.answer).await.unwrap_or(Err(self.writer.stopped()));
         }
         match timeout_at(deadline, &mut pending.answer).await {
             Ok(answer) => answer.unwrap_or(Err(self.writer.stopped())),
-            // Nothing can be sent once it is closed; what was sent before is taken.
-            Err(_) => {
-                pending.answer.close();
-                pending.answer.try_recv().unwrap_or(Ok(Claimed::default()))
-            }
+            Err(_) => pending.end_wait().unwrap_or(Ok(Claimed::default())),
         }
     }
 
@@ -235,20 +239,5 @@ impl Store {
         self.backups.close().await;
         self.readers.close().await;
         self.writer.close().await
-    }
-}
-
-/// A claim under way; gives back what is answered to a caller who has gone.
-struct Pending<'a> {
-    answer: oneshot::Receiver<Result<Claimed, StoreError>>,
-    store: &'a Store,
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        self.answer.close();
-        if let Ok(Ok(claimed)) = self.answer.try_recv() {
-            self.store.writer.give_back(claimed.leases());
-        }
     }
 }

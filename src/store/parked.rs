@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::operation::Call;
+use super::handover::Call;
 use super::{Claim, Claimed};
 
 /// Below so many entries, looking for abandoned claims is not worth it.

@@ -1,6 +1,6 @@
 //! What a batch has given out to claims: those that were served, and how much it was altogether.
 
-use super::operation::Call;
+use super::handover::Call;
 use super::{Claim, Claimed, Job, MAX_BATCH_BYTES, MAX_BATCH_JOBS};
 
 /// The claims that waited and were served by a batch, and what all its claims were given.

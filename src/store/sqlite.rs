@@ -55,6 +55,8 @@ mod claim;
 mod create;
 mod disk;
 mod finish;
+#[cfg(test)]
+mod guards;
 mod kept;
 mod log;
 mod open;

@@ -30,11 +30,11 @@ use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 use tracing::{error, warn};
 
-use super::operation::{Call, Failure, Operation};
+use super::handover::{self, Call, Callers, End, Operations, PANICKED};
+use super::operation::{Failure, Operation};
 use super::parked::Parked;
 use super::served::Served;
 use super::sqlite::Engine;
@@ -49,30 +49,20 @@ const MAX_OPERATIONS: usize = 1_024;
 /// The callers' end of the writer.
 #[derive(Clone)]
 pub(super) struct Writer {
-    operations: mpsc::Sender<Operation>,
-    end: watch::Receiver<Option<End>>,
+    callers: Callers<Operation>,
     /// Leases on their way back.
     giving_back: TaskTracker,
-}
-
-/// How the store has ended.
-#[derive(Debug, Clone)]
-enum End {
-    Closed,
-    Failed(String),
 }
 
 impl Writer {
     /// Starts the writer thread.
     pub(super) fn start(engine: Engine, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
-        let (operations, receiver) = mpsc::channel(MAX_OPERATIONS);
-        let (end_sender, end) = watch::channel(None);
+        let (callers, operations) = handover::channel(MAX_OPERATIONS);
         let file = engine.file().to_owned();
         let writing = Writing {
             engine,
             metrics,
-            receiver,
-            end: end_sender,
+            operations,
             parked: Some(Parked::default()),
             given_back: Vec::new(),
             held_over: VecDeque::new(),
@@ -82,7 +72,7 @@ impl Writer {
         let spawned =
             thread::Builder::new().name("tallyd-writer".into()).spawn(move || writing.run());
         spawned.map_err(|source| OpenError::Io { doing: "start the writer of", file, source })?;
-        Ok(Self { operations, end, giving_back: TaskTracker::new() })
+        Ok(Self { callers, giving_back: TaskTracker::new() })
     }
 
     /// Hands over a question and waits for its answer.
@@ -91,20 +81,18 @@ impl Writer {
         ask: A,
         operation: impl FnOnce(Call<A, R>) -> Operation,
     ) -> Result<R, StoreError> {
-        let (call, answer) = Call::new(ask);
-        self.send(operation(call)).await?;
-        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+        self.callers.call(ask, operation).await
     }
 
     pub(super) async fn send(&self, operation: Operation) -> Result<(), StoreError> {
-        self.operations.send(operation).await.map_err(|_| self.stopped())
+        self.callers.send(operation).await
     }
 
     /// Releases leases whose caller has gone.
     pub(super) fn give_back(&self, leases: Vec<Lease>) {
         let (call, _) = Call::new(released(&leases));
         let writer = self.clone();
-        let operation = match self.operations.try_send(Operation::Finish(call)) {
+        let operation = match self.callers.operations.try_send(Operation::Finish(call)) {
             Err(TrySendError::Full(operation)) => operation,
             // If the store has stopped, the leases expire.
             Ok(()) | Err(TrySendError::Closed(_)) => return,
@@ -124,21 +112,17 @@ impl Writer {
 
     /// Why nothing can be stored any more.
     pub(super) fn stopped(&self) -> StoreError {
-        StoreError::Stopped(self.failure().unwrap_or_else(|| "it is closed".into()))
+        self.callers.stopped()
     }
 
     /// Why nothing can be stored any more, if the store has failed.
     pub(super) fn failure(&self) -> Option<String> {
-        match &*self.end.borrow() {
-            Some(End::Failed(reason)) => Some(reason.clone()),
-            Some(End::Closed) => None,
-            None => self.end.has_changed().is_err().then(|| PANICKED.to_owned()),
-        }
+        self.callers.failure()
     }
 
     /// Resolves with the reason when the store has failed; never if it is closed in order.
     pub(super) async fn failed(&self) -> String {
-        let mut end = self.end.clone();
+        let mut end = self.callers.end.clone();
         let end = end.wait_for(Option::is_some).await.map(|end| end.clone());
         match end {
             Ok(Some(End::Failed(reason))) => reason,
@@ -148,15 +132,11 @@ impl Writer {
     }
 }
 
-/// What is known when the writer is gone without having said why.
-const PANICKED: &str = "its writer has ended unexpectedly";
-
 /// The writer thread's own.
 struct Writing {
     engine: Engine,
     metrics: Arc<Metrics>,
-    receiver: mpsc::Receiver<Operation>,
-    end: watch::Sender<Option<End>>,
+    operations: Operations<Operation>,
     /// Claims that wait for a job; none once claims do not wait any more.
     parked: Option<Parked>,
     /// Leases of callers who had gone when their answer came.
@@ -195,7 +175,7 @@ impl Writing {
         // After a refusal, what the writer has to do by itself waits for somebody else's operation.
         let has_own = !self.given_back.is_empty() || !self.served_all;
         if self.held_over.is_empty() && (self.was_refused || !has_own) {
-            let Some(operation) = self.receiver.blocking_recv() else { return false };
+            let Some(operation) = self.operations.wait() else { return false };
             self.held_over.push_back(operation);
         }
         if !self.given_back.is_empty() {
@@ -205,7 +185,7 @@ impl Writing {
         let mut jobs: usize = batch.iter().map(Operation::jobs).sum();
         let mut bytes: usize = batch.iter().map(Operation::bytes).sum();
         while batch.len() < MAX_OPERATIONS && jobs < MAX_BATCH_JOBS {
-            let next = self.held_over.pop_front().or_else(|| self.receiver.try_recv().ok());
+            let next = self.held_over.pop_front().or_else(|| self.operations.take());
             let Some(operation) = next else { break };
             if bytes > 0 && bytes + operation.bytes() > MAX_BATCH_BYTES {
                 self.held_over.push_front(operation);
@@ -387,34 +367,31 @@ impl Writing {
     }
 
     fn close(self, close: Vec<Operation>) {
-        let Self { engine, mut receiver, parked, held_over, end, .. } = self;
+        let Self { engine, operations, parked, held_over, .. } = self;
         drop(parked);
         let closed = engine.close();
-        end.send_replace(Some(End::Closed));
-        receiver.close();
         let mut none = Vec::new();
-        let late = std::iter::from_fn(|| receiver.try_recv().ok());
-        for mut operation in close.into_iter().chain(held_over).chain(late) {
+        operations.end(End::Closed, close.into_iter().chain(held_over), |mut operation| {
             operation.refuse(StoreError::Stopped("it is closed".into()));
             if let Operation::Close(call) = &mut operation {
                 call.answer = Some(closed.clone().map_err(StoreError::Stopped));
             }
             operation.deliver(&mut none);
-        }
+        });
     }
 
     /// Fail-stop: every caller learns that its change may be lost, and nothing is published.
-    fn fail(mut self, reason: &str, batch: impl Iterator<Item = Operation>) {
+    fn fail(self, reason: &str, batch: impl Iterator<Item = Operation>) {
         error!(event = "store_failed", reason, "the store has failed and stops");
         self.metrics.store_error();
-        // Before the callers are told, so that the daemon is on its way out when they are.
-        self.end.send_replace(Some(End::Failed(reason.to_owned())));
-        self.receiver.close();
-        let late = std::iter::from_fn(|| self.receiver.try_recv().ok());
-        for mut operation in batch.chain(self.held_over).chain(late) {
+        let Self { operations, parked, held_over, mut given_back, .. } = self;
+        let parked = parked.into_iter().flat_map(Parked::into_calls);
+        let parked = parked.map(|(_, call)| Operation::Claim(call, true));
+        let left = batch.chain(held_over).chain(parked);
+        operations.end(End::Failed(reason.to_owned()), left, |mut operation| {
             operation.refuse(StoreError::Stopped(reason.to_owned()));
-            operation.deliver(&mut self.given_back);
-        }
+            operation.deliver(&mut given_back);
+        });
     }
 }
 
@@ -425,3 +402,6 @@ fn released(leases: &[Lease]) -> Vec<Finish> {
         .map(|lease| Finish { lease: *lease, outcome, result: None, error: None })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ mod exposition;
 #[allow(dead_code)]
 mod fixture;
 mod formats;
+mod generated;
 mod http;
 mod kubernetes;
 mod leases;

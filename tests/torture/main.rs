@@ -21,6 +21,7 @@ mod stored;
 #[path = "../it/strace.rs"]
 mod strace;
 
+mod breakages;
 mod crash;
 mod faults;
 mod first_start;

@@ -42,7 +42,7 @@ impl Traced {
         Self { engine, readers, clock, seen, directory }
     }
 
-    fn commit<R>(&mut self, operation: impl FnOnce(&mut Engine) -> R) -> R {
+    pub(super) fn commit<R>(&mut self, operation: impl FnOnce(&mut Engine) -> R) -> R {
         self.engine.begin().expect("it begins");
         let done = operation(&mut self.engine);
         self.engine.commit().expect("it commits");
@@ -65,7 +65,7 @@ impl Traced {
         self.commit(|engine| engine.create(&job)).expect("created").job.id
     }
 
-    fn claim(&mut self, own: bool) -> Lease {
+    pub(super) fn claim(&mut self, own: bool) -> Lease {
         let claim = Claim {
             queues: vec!["q".to_owned()],
             max: 1,
@@ -77,7 +77,7 @@ impl Traced {
         self.commit(|engine| engine.claim(&claim)).expect("claimed").jobs[0].lease
     }
 
-    fn finish(&mut self, lease: Lease, outcome: Outcome) {
+    pub(super) fn finish(&mut self, lease: Lease, outcome: Outcome) {
         let result = Some(Bytes::from_static(b"2"));
         let finish = Finish { lease, outcome, result, error: None };
         self.commit(|engine| engine.finish(&[finish])).expect("finished");
@@ -101,6 +101,13 @@ impl Traced {
             };
             self.commit(|engine| engine.act_on_many(&bulk)).expect("done");
         }
+    }
+}
+
+impl Engine {
+    /// Makes each commit from now on fail as it is made.
+    pub(in crate::store) fn fail_commits(&mut self) {
+        self.connection.commit_hook(Some(|| true)).expect("it can be hooked");
     }
 }
 
