@@ -37,6 +37,7 @@ mod hot_spots;
 mod journal;
 mod kills;
 mod oracle;
+mod power_cut;
 mod recovery;
 mod scrape;
 mod zombies;

@@ -132,9 +132,13 @@ struct Known<'j> {
 }
 
 /// What is wrong with a store, one line each. `runs` is what commands reported.
-pub fn violations(journal: &[Entry], runs: &[Run], stored: &Stored) -> Vec<String> {
+pub fn violations<'j>(
+    journal: impl IntoIterator<Item = &'j Entry>,
+    runs: &[Run],
+    stored: &Stored,
+) -> Vec<String> {
     let mut known = Known::default();
-    journal.iter().for_each(|entry| known.take_in(entry));
+    journal.into_iter().for_each(|entry| known.take_in(entry));
     let mut wrong = std::mem::take(&mut known.wrong);
     wrong.extend(final_state::wrong(&known, runs, stored));
     wrong.extend(runs::overlaps(runs));
