@@ -209,6 +209,7 @@ impl<'s> Clients<'s> {
         for leased in &claimed.jobs {
             self.note(Entry::Leased {
                 id: leased.job.id.to_string(),
+                mark: mark_of(&leased.job),
                 attempt: leased.job.attempt.into(),
                 lease: leased.lease.to_string(),
                 brief: work.brief,
@@ -295,8 +296,7 @@ impl<'s> Clients<'s> {
 
     async fn discard(&self, id: JobId) {
         let job = self.store.job(id).await.unwrap();
-        let payload: serde_json::Value = serde_json::from_slice(&job.payload.unwrap()).unwrap();
-        let mark = payload["mark"].as_u64().unwrap();
+        let mark = mark_of(&job);
         self.note(Entry::Discarding { mark });
         match self.act(id, Action::Discard).await {
             Some(_) => self.note(Entry::Discarded { id: id.to_string() }),
@@ -421,6 +421,13 @@ struct Work<'q> {
     /// How long its leases last for certain, if not until they are ended.
     brief: Option<Duration>,
     own: bool,
+}
+
+/// The mark that the payload of a job says.
+fn mark_of(job: &Job) -> u64 {
+    let payload = job.payload.as_ref().unwrap();
+    let payload: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    payload["mark"].as_u64().unwrap()
 }
 
 /// A job whose payload says its mark, and has so many more bytes.
