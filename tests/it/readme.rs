@@ -35,8 +35,9 @@ fn the_tests_that_it_names_exist() {
         let read = |path: &PathBuf| {
             std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).ok()
         };
-        let text = places.iter().find_map(read).unwrap_or_default();
-        assert!(text.contains(&format!("fn {test}(")), "there is no test {module}::{test}");
+        let has_it = |text: String| text.contains(&format!("fn {test}("));
+        let is_there = places.iter().filter_map(read).any(has_it);
+        assert!(is_there, "there is no test {module}::{test}");
     }
 }
 
