@@ -26,9 +26,11 @@ pub fn trace(daemon: &mut Daemon, calls: &str, inject: &[String], only: Option<&
     wrap(daemon, &words);
 }
 
-/// The same with no call failing, and with all bytes that are written: a page of a file.
-pub fn trace_whole(daemon: &mut Daemon, calls: &str) {
-    wrap(daemon, &["-s", "4200", "-e", calls]);
+/// The same with all bytes that are written: a page of a file.
+pub fn trace_whole(daemon: &mut Daemon, calls: &str, inject: Option<&str>) {
+    let mut words = vec!["-s", "4200", "-e", calls];
+    inject.iter().for_each(|inject| words.extend(["-e", inject]));
+    wrap(daemon, &words);
 }
 
 fn wrap(daemon: &mut Daemon, words: &[&str]) {

@@ -83,6 +83,7 @@ run_patched() {
     case "$binary $name" in
         lib*) what=(test --no-run --lib) ;;
         "it store::"*) what=(test --no-run --test it) ;; # calls the store itself
+        "torture power_cut::"*) what=(test --no-run --test torture) ;;
     esac
     (cd "$tree" && "${CARGO:-cargo}" "${what[@]}" --locked) >"$log" 2>&1 || return 2
     [[ ${what[0]} == build ]] || executable=$(sed -n 's/^ *Executable .* (\(.*\))$/\1/p' "$log")

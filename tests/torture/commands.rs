@@ -39,7 +39,7 @@ const BRIEF: &str = "brief";
 const SCRIPT: &str = r#"
 exec 8>> "start-$START" && flock -s 8
 exec 9>> "job-$TALLYD_JOB_ID"
-flock -w 10 9 || echo "attempt $TALLYD_ATTEMPT of $TALLYD_JOB_ID" >> beside
+flock -n 9 || echo "attempt $TALLYD_ATTEMPT of $TALLYD_JOB_ID" >> beside
 read -r payload
 echo "started $TALLYD_JOB_ID $TALLYD_ATTEMPT" >> runs
 case "$END$payload" in

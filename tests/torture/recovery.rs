@@ -36,6 +36,9 @@ lease = "10m"
 /// How many attempts the daemon runs itself: the concurrency above.
 const OWN: usize = 2;
 
+/// How many attempts others have, under leases that outlast the test.
+const OUTSIDE: usize = 20;
+
 /// The calls that change the files of a store.
 const CALLS: [(&str, &str); 5] = [
     ("pwrite64", "tallyd.db-wal"),
@@ -101,7 +104,7 @@ async fn the_next_start_works_after_a_kill_at_any_write_of_a_recovery_or_a_stop(
     let crashed = crashed().await;
     let jobs = stored(&crashed).jobs;
     let running = jobs.iter().filter(|job| job.state == "running").count();
-    assert_eq!(running, OWN + 20, "a start has something to recover");
+    assert_eq!(running, OWN + OUTSIDE, "a start has something to recover");
     let mut random = StdRng::seed_from_u64(seed());
     let most_between = if scaled(1) >= ALL_AT { 1 } else { MOST_BETWEEN };
     for (call, file) in CALLS {
@@ -116,6 +119,11 @@ async fn the_next_start_works_after_a_kill_at_any_write_of_a_recovery_or_a_stop(
             };
             assert_eq!(stored.jobs.len(), jobs.len());
             assert!(jobs.iter().zip(&stored.jobs).all(is_kept), "{stored:?}");
+            let pairs = jobs.iter().zip(&stored.jobs);
+            let still_run = pairs.filter(|(was, is)| {
+                was.state == "running" && is.state == "running" && was.attempt == is.attempt
+            });
+            assert_eq!(still_run.count(), OUTSIDE, "what others have leased is theirs");
             assert_eq!(stored.wrong_counts(), Vec::<String>::new());
             assert_eq!(stored.integrity, Vec::<String>::new());
             kills += 1;

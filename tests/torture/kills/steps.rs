@@ -34,6 +34,9 @@ const LARGE: usize = 900_000;
 /// How many of them do.
 const LARGE_JOBS: usize = 6;
 
+/// How many jobs are created during a drain.
+const DRAINING: usize = 3;
+
 /// How many jobs of the queue that keeps little are completed: more than it keeps.
 const KEPT: usize = 6;
 
@@ -103,8 +106,9 @@ impl Step {
                 daemon.signal(Signal::TERM);
                 let ends = leases.into_iter().map(|(_, lease)| (lease, "completed"));
                 client.finish(ends.collect()).await?;
-                // Until the listener closes.
-                while create(client, "outside", "work", 1).await.is_ok() {}
+                // As many as come before the listener closes, and no more, so that most of the calls
+                // are the drain's own.
+                create(client, "outside", "work", DRAINING).await?;
                 Err(Gone)
             }
         }

@@ -148,9 +148,11 @@ impl History {
             .map(|turn| {
                 let index = turn * syncs.len() / number;
                 let last = if index == 0 { 0 } else { syncs[index - 1] + 1 };
+                let is_first = turn == 0 || (turn - 1) * syncs.len() / number < index;
                 match random.random_range(0..10) {
-                    0..=4 => syncs[index],
-                    5 => last,
+                    _ if is_first => syncs[index],
+                    0..=3 => syncs[index],
+                    4 | 5 => last,
                     _ => random.random_range(last..=syncs[index]),
                 }
             })
