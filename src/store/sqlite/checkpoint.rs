@@ -63,9 +63,9 @@ const WRITER_AT: i64 = (32 << 20) / PAGE_BYTES;
 /// The length from which our own reads pause in any case: 40 MiB.
 const PAUSE_AT: i64 = (40 << 20) / PAGE_BYTES;
 
-/// The length that creates may not pass: 48 MiB, so that the rest of the 64 MiB that are promised is
-/// left to those who end what was begun.
+/// The length from which creates are refused: 48 MiB. What a batch of them brings may pass it by 4.
 const LIMIT: i64 = (48 << 20) / PAGE_BYTES;
+const OVER_LIMIT: i64 = (4 << 20) / PAGE_BYTES;
 
 /// How long the writer waits for the thread, and for our own reads, when the log has reached its limit.
 const CATCH_UP: Duration = Duration::from_millis(500);
@@ -214,9 +214,8 @@ impl Checkpointer {
         &mut self.quota
     }
 
-    /// Before a batch whose creates bring so many bytes, if the log would pass their limit: waits for
-    /// the thread and our own reads and copies the rest, so that only somebody else's reader can keep
-    /// it there.
+    /// Before a batch whose creates bring so many bytes, if the log would pass their limit: waits for the
+    /// thread and our own reads and copies the rest, so that only somebody else's reader can keep it.
     pub(super) fn catch_up(&mut self, connection: &Connection, brought: usize) {
         self.make_room(connection, quota::pages_of_bytes(brought));
         self.quota = if self.is_held {
@@ -227,7 +226,8 @@ impl Checkpointer {
     }
 
     fn make_room(&mut self, connection: &Connection, brought: i64) {
-        if self.pages.load(Ordering::Relaxed) + brought < LIMIT {
+        let pages = self.pages.load(Ordering::Relaxed);
+        if pages < LIMIT && pages + brought < LIMIT + OVER_LIMIT {
             self.is_held = false;
         } else if !self.is_held {
             self.reading.pause();
