@@ -75,7 +75,7 @@ pub(super) async fn create(
     if created.duplicate {
         api.answers.enter().cover_answer(answer)
     } else {
-        Ok(room.around(answer))
+        Ok(api.answers.around(answer, room))
     }
 }
 
@@ -113,7 +113,7 @@ pub(super) async fn create_batch(
     };
     let ids = created.ids.iter().map(ToString::to_string).collect();
     let view = BatchView { ids, duplicates: created.duplicates };
-    Ok(room.around(json::answer(StatusCode::CREATED, &view)))
+    Ok(api.answers.around(json::answer(StatusCode::CREATED, &view), room))
 }
 
 /// `GET /v1/jobs/{id}`
@@ -184,8 +184,7 @@ async fn act(
 ) -> Result<Response, ApiError> {
     api.receive(request, Limit::SMALL, &[Media::Json]).await?.object::<Nothing>()?;
     api.check_job(caller, id, action).await?;
-    let mut room = api.answers.enter();
-    room.cover(api.config.max_payload + MAX_VIEW_BYTES)?;
+    let room = api.answers.wait_for(api.config.max_payload + MAX_VIEW_BYTES).await?;
     let store = api.store.clone();
     let (job, room) = api.write_in(room, async move { store.act(id, action).await }).await?;
     Ok(room.around(json::answer(StatusCode::OK, &JobView::from(&job))))

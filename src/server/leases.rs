@@ -146,7 +146,7 @@ pub(super) async fn lease(
     request: Request,
 ) -> Result<Response, ApiError> {
     let received = api.receive(request, Limit::SMALL, &[Media::Json]).await?;
-    let (claim, wait) = received.object::<LeaseRequest>()?.claim()?;
+    let (mut claim, wait) = received.object::<LeaseRequest>()?.claim()?;
     drop(received);
     for (index, queue) in claim.queues.iter().enumerate() {
         let refused = |refused: ApiError| refused.field(format!("queues[{index}]"));
@@ -154,6 +154,7 @@ pub(super) async fn lease(
     }
     api.check_leasable(&claim.queues).await?;
     api.answers.check()?;
+    claim.max_bytes = claim.max_bytes.min(api.answers.free_bytes());
     let claimed = tokio::select! {
         biased;
         () = api.draining.cancelled() => return Err(draining()),
@@ -185,7 +186,7 @@ pub(super) async fn finish(
     let store = api.store.clone();
     let finish = async move { store.finish(finishes).await };
     let (answers, room) = api.write_one(received.room, finish).await?;
-    Ok(room.around(results(&answers)))
+    Ok(api.answers.around(results(&answers), room))
 }
 
 /// `POST /v1/leases/renew`
@@ -199,7 +200,7 @@ pub(super) async fn renew(
     let store = api.store.clone();
     let renew = async move { store.renew(renewal).await };
     let (answers, room) = api.write_one(received.room, renew).await?;
-    Ok(room.around(results(&answers)))
+    Ok(api.answers.around(results(&answers), room))
 }
 
 fn results(answers: &[LeaseAnswer]) -> Response {

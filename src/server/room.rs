@@ -1,14 +1,16 @@
 //! Room for what is large: how much all large requests, and all large answers, may hold in memory.
 //!
 //! A request holds room from its first byte until what it asks for is stored, whether or not its caller
-//! waits for it, and then until the answer is taken. An answer that nothing was changed for is refused
-//! if there is no room for it; one that tells of a change must not be, and has its room before.
+//! waits for it. An answer holds its own until it is taken. One that nothing was changed for is refused
+//! if there is none; one that tells of a change must not be, and goes on with that of its request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::HttpBody;
 use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::error::{ApiError, Code};
 use super::held::Held;
@@ -23,6 +25,9 @@ const ALL_KIB: usize = 128 << 10;
 /// With less room than that, nothing is begun whose answer may be large: a job with its payload.
 const LEAST_KIB: usize = 1 << 10;
 
+/// How long an answer waits for room.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The room that there is.
 pub(super) struct Rooms(Arc<Semaphore>);
 
@@ -35,6 +40,29 @@ impl Rooms {
     /// Refuses when there is hardly any: what would be begun could not be answered.
     pub(super) fn check(&self) -> Result<(), ApiError> {
         if self.0.available_permits() < LEAST_KIB { Err(too_busy()) } else { Ok(()) }
+    }
+
+    /// How many bytes there is room for.
+    pub(super) fn free_bytes(&self) -> usize {
+        self.0.available_permits() << 10
+    }
+
+    /// Room for an answer of at most so many bytes, which is waited for. It is needed only as long as a
+    /// change takes, unless it is large.
+    pub(super) async fn wait_for(&self, bytes: usize) -> Result<Room, ApiError> {
+        let kib = missing_kib(0, bytes);
+        let held = timeout(PATIENCE, self.0.clone().acquire_many_owned(kib)).await;
+        let held = held.map_err(|_| too_busy())?.expect("the semaphore is never closed");
+        Ok(Room { all: self.0.clone(), held: Some(held) })
+    }
+
+    /// Has an answer that tells of a change hold room here, or else that of its request.
+    pub(super) fn around(&self, answer: Response, requested: Room) -> Response {
+        let mut room = self.enter();
+        match room.cover(length(&answer)) {
+            Ok(()) => room.around(answer),
+            Err(_) => requested.around(answer),
+        }
     }
 
     /// Room for one body, which holds as much of it as has come.
@@ -171,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_of_a_change_is_answered_without_room_and_nothing_else() {
+    fn what_tells_of_a_change_is_answered_with_the_room_of_its_request_and_nothing_else() {
         let rooms = Rooms::new();
         let mut all = rooms.enter();
         all.cover(128 * MIB).expect("all is free");
@@ -179,7 +207,13 @@ mod tests {
         let refused = rooms.enter().cover_answer(answer(MIB)).expect_err("there is none");
         assert_eq!(refused.code, Code::ServerBusy);
         assert!(rooms.enter().cover_answer(answer(FREE_BYTES)).is_ok(), "a small one");
-        assert_eq!(length(&rooms.enter().around(answer(MIB))), MIB);
+        let (requests, answers) = (Rooms::new(), &rooms);
+        let mut requested = requests.enter();
+        requested.cover(MIB).expect("all is free");
+        let told = answers.around(answer(MIB), requested);
+        assert_eq!((length(&told), requests.free_bytes()), (MIB, 127 * MIB));
+        drop(told);
+        assert_eq!(requests.free_bytes(), 128 * MIB);
         drop(all);
         assert_eq!(rooms.check(), Ok(()));
     }

@@ -296,6 +296,7 @@ async fn large_answers_are_refused_while_others_have_all_the_room_and_nothing_is
     let lease = || post("/v1/leases", &json!({"queues": ["default"]}));
     let cancel = || post(&format!("{job}/cancel"), &json!({}));
     let same_key = || post("/v1/jobs", &json!({"kind": "k", "unique_key": "u"}));
+    tokio::time::pause(); // the cancel waits for room
     for request in [show(), lease(), cancel(), same_key()] {
         let what = request.uri().clone();
         assert_eq!(refusal(send(request).await).await, busy(), "{what}");
@@ -315,21 +316,33 @@ async fn large_answers_are_refused_while_others_have_all_the_room_and_nothing_is
 }
 
 #[tokio::test]
-async fn jobs_for_whose_answer_there_is_no_room_go_back() {
+async fn jobs_for_whose_answer_there_is_no_room_stay_or_go_back() {
     let server = Fixture::new(|_| {});
     let send = async |request| server.send(Routes::Whole, request).await;
     let large = json!({"kind": "k", "payload": "x".repeat(900 << 10)});
-    for _ in 0..2 {
-        assert_eq!(send(post("/v1/jobs", &large)).await.status(), 201);
-    }
+    let lease =
+        |wait: &str| post("/v1/leases", &json!({"queues": ["default"], "max": 2, "wait": wait}));
     let mut others = server.api.answers.enter();
-    others.cover((128 << 20) - (1 << 20)).expect("all is free");
-    let lease = |max: u8| post("/v1/leases", &json!({"queues": ["default"], "max": max}));
-    assert_eq!(refusal(send(lease(2)).await).await, busy(), "there is room for one");
-    while server.ask("GET", "/v1/queues/default", "").await.1["jobs"]["ready"] != json!(2) {
+    // One that waits has been told nothing of it yet.
+    let mut waiting = std::pin::pin!(send(lease("60s")));
+    tokio::select! {
+        biased;
+        _ = &mut waiting => panic!("there is no job"),
+        () = std::future::ready(()) => {}
+    }
+    others.cover((128 << 20) - (500 << 10)).expect("all is free");
+    assert_eq!(send(post("/v1/jobs", &large)).await.status(), 201);
+    assert_eq!(refusal(waiting.await).await, busy());
+    while server.ask("GET", "/v1/queues/default", "").await.1["jobs"]["ready"] != json!(1) {
         tokio::task::yield_now().await;
     }
-    assert_eq!(send(lease(1)).await.status(), 200);
+    drop(others);
+    let mut others = server.api.answers.enter();
+    others.cover((128 << 20) - (1 << 20)).expect("all is free");
+    assert_eq!(send(post("/v1/jobs", &large)).await.status(), 201);
+    let leased = send(lease("0s")).await.into_body().collect().await.expect("it is whole");
+    let leased: Value = serde_json::from_slice(&leased.to_bytes()).expect("JSON");
+    assert_eq!(leased["jobs"].as_array().map(Vec::len), Some(1), "there is room for one");
 }
 
 #[tokio::test]

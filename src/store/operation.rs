@@ -92,7 +92,11 @@ impl Operation {
         match self {
             Self::Create(call) => call.ask.payload.len(),
             Self::CreateBatch(call) => call.ask.iter().map(|job| job.payload.len()).sum(),
-            Self::Finish(call) => call.ask.iter().map(Finish::bytes).sum(),
+            Self::Finish(call) => {
+                let result = |finish: &Finish| finish.result.as_ref().map_or(0, bytes::Bytes::len);
+                let error = |finish: &Finish| finish.error.as_ref().map_or(0, String::len);
+                call.ask.iter().map(|finish| result(finish) + error(finish)).sum()
+            }
             _ => 0,
         }
     }

@@ -61,7 +61,6 @@ mod kept;
 mod log;
 mod open;
 mod queues;
-mod quota;
 mod read;
 mod reading;
 mod recount;
@@ -237,6 +236,12 @@ impl Engine {
         }
     }
 
+    /// Whether no attempt may begin now, nor anything be done to many jobs at once: the log is too long
+    /// for more than the ends of what was begun.
+    pub(super) fn refuses_claims(&self) -> bool {
+        self.checkpointer.is_left_to_ends()
+    }
+
     /// Makes room on a full disk.
     pub(super) fn give_up_reserve(&mut self) {
         self.reserve.give_up();
@@ -250,8 +255,7 @@ impl Engine {
             self.connection.prepare_cached(pragma)?.query_row([], |row| row.get(0))
         };
         let free = pages("PRAGMA freelist_count")?;
-        let is_limited = self.checkpointer.quota().is_limited();
-        if !is_limited && free > FREE_PAGES_KEPT && free > pages("PRAGMA page_count")? / 4 {
+        if free > FREE_PAGES_KEPT && free > pages("PRAGMA page_count")? / 4 {
             let mut vacuum = self.connection.prepare_cached("PRAGMA incremental_vacuum(256)")?;
             let mut given_back = vacuum.query([])?; // a row for each page
             while given_back.next()?.is_some() {}

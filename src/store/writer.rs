@@ -305,8 +305,11 @@ impl Writing {
     /// Gives jobs that became ready to the claims that wait for them, the longest first, as many
     /// as one transaction should touch.
     fn serve_parked(&mut self, served: &mut Served) -> Result<(), Failure> {
-        let ready = self.engine.take_ready();
         self.served_all = true;
+        if self.engine.refuses_claims() {
+            return Ok(()); // those that wait go on waiting
+        }
+        let ready = self.engine.take_ready();
         let Some(parked) = &mut self.parked else { return Ok(()) };
         for queue in ready {
             loop {

@@ -57,6 +57,16 @@ async fn until_accepted(daemon: &Daemon, payload: &Value) {
     }
 }
 
+/// Waits until the sweeper has gone round once more, which looks after the files.
+async fn tick_of_the_sweeper(daemon: &Daemon) {
+    let last_run = "tallyd_sweeper_last_run_timestamp_seconds";
+    let before = daemon.scrape().await.value(last_run);
+    let deadline = Instant::now() + PATIENCE;
+    while daemon.scrape().await.value(last_run) == before {
+        assert!(Instant::now() < deadline, "the sweeper stands still");
+    }
+}
+
 async fn lease(daemon: &Daemon, max: usize) -> Vec<Value> {
     let (status, leased) = daemon.post("/v1/leases", json!({"queues": ["q"], "max": max})).await;
     assert_eq!(status, StatusCode::OK, "{leased}");

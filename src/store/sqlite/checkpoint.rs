@@ -1,9 +1,9 @@
 //! Keeping the log short without making commits wait.
 //!
 //! ```text
-//! pages in the log:  0 ...... THREAD_AT ................. WRITER_AT .......... LIMIT
-//! who copies them:             a thread, again and again   and the writer      creates get 503,
-//!                                                          copies the rest     see `quota`
+//! pages in the log:  0 ...... THREAD_AT ................. WRITER_AT .......... LIMIT ........ CLAIM_LIMIT
+//! who copies them:             a thread, again and again   and the writer      creates get    claims and bulk
+//!                                                          copies the rest     503            operations too
 //! ```
 //!
 //! The thread's PASSIVE checkpoints copy what was committed before they began, beside the writer.
@@ -43,16 +43,18 @@ use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 use tracing::warn;
 
+use self::copy::{Copied, CopyError, begins_anew, copy};
 use super::backup::BackupStep;
 use super::log::{Changed, Log, Mark};
 use super::open::flags;
-use super::quota::{self, Quota};
 use super::reading::Reading;
 use crate::metrics::Metrics;
 use crate::store::OpenError;
 
+mod copy;
+
 /// The bytes of a page in the log, with its header.
-pub(super) const PAGE_BYTES: i64 = 4_096 + 24;
+const PAGE_BYTES: i64 = 4_096 + 24;
 
 /// The log's length at which the thread copies: 4 MiB.
 const THREAD_AT: i64 = (4 << 20) / PAGE_BYTES;
@@ -67,6 +69,10 @@ const PAUSE_AT: i64 = (40 << 20) / PAGE_BYTES;
 const LIMIT: i64 = (48 << 20) / PAGE_BYTES;
 const OVER_LIMIT: i64 = (4 << 20) / PAGE_BYTES;
 
+/// The length from which no attempt begins either, and nothing is promoted or pruned: 56 MiB. What runs
+/// may still renew its lease and end, for which 250 attempts take 8 MiB if each ends by itself.
+const CLAIM_LIMIT: i64 = (56 << 20) / PAGE_BYTES;
+
 /// How long the writer waits for the thread, and for our own reads, when the log has reached its limit.
 const CATCH_UP: Duration = Duration::from_millis(500);
 
@@ -80,8 +86,6 @@ pub(super) struct Checkpointer {
     asked_at: i64,
     /// The log is over its limit, and copying it does not help until the next look.
     is_held: bool,
-    /// What the batch under way may add then.
-    quota: Quota,
     /// The log's length when it was last looked at without a commit.
     looked_at: i64,
     /// The log's length when the writer had copied all of it: the next commit begins at its start,
@@ -169,7 +173,6 @@ impl Checkpointer {
             is_short_of_room: false,
             asked_at: 0,
             is_held: false,
-            quota: Quota::unlimited(),
             looked_at: 0,
             copied_at: None,
             reading: Reading::new(),
@@ -209,25 +212,18 @@ impl Checkpointer {
         self.is_held
     }
 
-    /// What the batch under way may still add to the log.
-    pub(super) fn quota(&mut self) -> &mut Quota {
-        &mut self.quota
+    /// Whether it is so long, for the same reason, that only what was begun may go on and end.
+    pub(super) fn is_left_to_ends(&self) -> bool {
+        self.is_held && self.pages.load(Ordering::Relaxed) >= CLAIM_LIMIT
     }
 
     /// Before a batch whose creates bring so many bytes, if the log would pass their limit: waits for the
     /// thread and our own reads and copies the rest, so that only somebody else's reader can keep it.
     pub(super) fn catch_up(&mut self, connection: &Connection, brought: usize) {
-        self.make_room(connection, quota::pages_of_bytes(brought));
-        self.quota = if self.is_held {
-            Quota::held(self.pages.load(Ordering::Relaxed))
-        } else {
-            Quota::unlimited()
-        };
-    }
-
-    fn make_room(&mut self, connection: &Connection, brought: i64) {
         let pages = self.pages.load(Ordering::Relaxed);
-        if pages < LIMIT && pages + brought < LIMIT + OVER_LIMIT {
+        let brought = i64::try_from(brought).unwrap_or(i64::MAX) / PAGE_BYTES;
+        // Below PAUSE_AT a backup may need the file as it is.
+        if pages < PAUSE_AT || (pages < LIMIT && pages + brought < LIMIT + OVER_LIMIT) {
             self.is_held = false;
         } else if !self.is_held {
             self.reading.pause();
@@ -235,17 +231,24 @@ impl Checkpointer {
             let is_copying = |order: &mut Order| order.wanted || order.running;
             let waited = self.shared.changed.wait_timeout_while(order, CATCH_UP, is_copying);
             drop(waited.expect("nothing panics while it holds the order"));
-            self.reading.wait_for_none(CATCH_UP);
-            self.is_held = !self.copy_rest(connection);
+            let is_ours = !self.reading.wait_for_none(CATCH_UP);
+            let is_copied = self.copy_rest(connection);
+            let is_pinned = self.pages.load(Ordering::Relaxed) > 0;
+            self.is_held = !is_copied || (is_pinned && !is_ours);
             if self.is_held {
                 self.reading.resume(); // it is not for them to make room
             }
         }
     }
 
-    /// Copies what is left; whether nothing is.
+    /// Copies what is left; whether nothing is. The log has no length then, unless a reader keeps it
+    /// from beginning anew.
     fn copy_rest(&self, connection: &Connection) -> bool {
         match copy(connection) {
+            Ok(copied) if copied.rest == 0 && !begins_anew(connection) => {
+                self.shared.lock().note_copied(&copied);
+                true
+            }
             Ok(Copied { rest: 0, .. }) => {
                 self.pages.store(0, Ordering::Relaxed);
                 self.shared.lock().copied = 0;
@@ -418,18 +421,6 @@ impl Idle {
     }
 }
 
-/// Why a copy of the log did not work.
-enum CopyError {
-    Engine(rusqlite::Error),
-    Sync(std::io::Error),
-}
-
-impl From<rusqlite::Error> for CopyError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Engine(error)
-    }
-}
-
 impl Shared {
     /// Tells failures that end the store from those that pass.
     fn note(&self, error: &CopyError) {
@@ -481,20 +472,4 @@ fn copy_when_asked(connection: &Connection, shared: &Shared, synced: &File) {
         order.near = twice && copied.is_ok();
         shared.changed.notify_all();
     }
-}
-
-/// What a checkpoint came to.
-struct Copied {
-    /// Pages of the log that are in the file now; less than 0 if another one was under way.
-    pages: i64,
-    /// Pages that are not; more than none if another one was under way.
-    rest: i64,
-}
-
-/// One PASSIVE checkpoint.
-fn copy(connection: &Connection) -> Result<Copied, CopyError> {
-    let mut checkpoint = connection.prepare_cached("PRAGMA wal_checkpoint(PASSIVE)")?;
-    let (is_busy, logged, copied): (bool, i64, i64) =
-        checkpoint.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    Ok(Copied { pages: copied, rest: logged - copied + i64::from(is_busy) })
 }

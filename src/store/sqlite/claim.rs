@@ -10,7 +10,7 @@ use super::state::{QueueId, check_row};
 use crate::clock::{Stopwatch, Tick, Timestamp, millis};
 use crate::job::{self, Event, State};
 use crate::store::operation::Failure;
-use crate::store::{Claim, Claimed, Job, Lease, LeasedJob};
+use crate::store::{Claim, Claimed, Job, Lease, LeasedJob, StoreError};
 
 /// A claim at one of its queues.
 struct Taking<'c> {
@@ -27,18 +27,14 @@ struct Taking<'c> {
 impl Engine {
     /// Leases up to `max` jobs; empty when nothing is ready, or a queue is paused or unknown.
     pub(in crate::store) fn claim(&mut self, claim: &Claim) -> Result<Claimed, Failure> {
-        let most = self.checkpointer.quota().take_beginnings(claim.max)?;
-        let claimed = self.claim_up_to(most, claim)?;
-        self.checkpointer.quota().give_back(most - claimed.jobs.len());
-        Ok(claimed)
-    }
-
-    fn claim_up_to(&mut self, most: usize, claim: &Claim) -> Result<Claimed, Failure> {
+        if self.refuses_claims() {
+            return Err(StoreError::Busy.into());
+        }
         let mut claimed = Claimed::default();
         let mut bytes = 0;
         for name in &claim.queues {
             let Some(queue) = self.state.queue_named(name) else { continue };
-            let wanted = most - claimed.jobs.len();
+            let wanted = claim.max - claimed.jobs.len();
             if wanted == 0 || self.state.queue(queue)?.paused {
                 continue;
             }

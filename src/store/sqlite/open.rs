@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -35,7 +36,7 @@ const CACHE_KIB: i64 = 16 << 10;
 const LOG_BYTES_KEPT: i64 = 64 << 20;
 
 /// How long to wait for another program that writes to the file.
-const BUSY_MS: u32 = 5_000;
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// Opens both sides of the store that the configuration names. On a full disk it makes room by
 /// giving up the reserve of the last process.
@@ -136,7 +137,7 @@ pub(super) fn flags(writing: bool) -> OpenFlags {
 
 /// What a writing connection needs before the schema is looked at; changes nothing in the file.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(std::time::Duration::from_millis(BUSY_MS.into()))?;
+    connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     keep_plans(connection)?;
     connection.pragma_update(None, "synchronous", "FULL")?;

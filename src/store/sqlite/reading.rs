@@ -45,11 +45,11 @@ impl Reading {
         self.paused.send_if_modified(|until| until.take().is_some());
     }
 
-    /// Waits until no read is under way, but not longer than `most`.
-    pub(super) fn wait_for_none(&self, most: Duration) {
+    /// Waits until no read is under way, but not longer than `most`; whether none is.
+    pub(super) fn wait_for_none(&self, most: Duration) -> bool {
         let is_under_way = |reads: &mut usize| *reads > 0;
         let waited = self.all_ended.wait_timeout_while(self.lock(), most, is_under_way);
-        drop(waited.expect("nothing panics while it holds the count"));
+        !waited.expect("nothing panics while it holds the count").1.timed_out()
     }
 
     fn lock(&self) -> MutexGuard<'_, usize> {

@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    check_identities, check_stored, complete, create, create_until_refused, lease, until_accepted,
+    check_identities, check_stored, complete, create, create_until_refused, lease,
+    tick_of_the_sweeper, until_accepted,
 };
 use crate::fixture::{Daemon, PATIENCE};
 use crate::journal::Journal;
@@ -63,16 +64,6 @@ async fn a_full_disk_refuses_creates_and_nothing_else_until_there_is_room() {
     check_identities(&daemon).await;
     complete(&daemon, &more[1]).await;
     check_stored(&mut daemon, &created);
-}
-
-/// Waits until the sweeper has gone round once more, which looks after the files.
-async fn tick_of_the_sweeper(daemon: &Daemon) {
-    let last_run = "tallyd_sweeper_last_run_timestamp_seconds";
-    let before = daemon.scrape().await.value(last_run);
-    let deadline = Instant::now() + PATIENCE;
-    while daemon.scrape().await.value(last_run) == before {
-        assert!(Instant::now() < deadline, "the sweeper stands still");
-    }
 }
 
 /// A daemon on a file system of its own, with leases on a thousand jobs.
