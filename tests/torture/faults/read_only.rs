@@ -42,12 +42,12 @@ async fn a_file_system_that_becomes_read_only_ends_the_daemon_and_loses_nothing(
     let calls = "pwrite64,ftruncate,fallocate";
     let inject = format!("inject={calls}:error=EROFS");
     let files = ["tallyd.db", "tallyd.db-wal", "tallyd.db.reserve"];
-    let mut strace = attach(&daemon, &format!("trace={calls}"), Some(&inject), &files);
+    let strace = attach(&daemon, &format!("trace={calls}"), Some(&inject), &files);
     let failed = daemon.wait_for_log(|line| line["event"] == "store_failed");
     let failed_at = Instant::now();
     assert_eq!(daemon.wait().code(), Some(1), "{failed}");
     assert!(failed_at.elapsed() < FAIL_STOP, "it took {:?} to end", failed_at.elapsed());
-    strace.wait().expect("it ends with the daemon");
+    strace.wait();
     callers.join_all().await;
 
     mount.set_writable(false);
