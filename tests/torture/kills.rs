@@ -1,6 +1,7 @@
 //! A kill at the Nth write or sync of one operation: what its callers were told holds, whatever was
 //! written by then. The usual run draws some N by lot; by hand each is tried.
 
+mod answers;
 mod steps;
 
 use std::collections::BTreeMap;
