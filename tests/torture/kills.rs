@@ -17,6 +17,7 @@ use crate::crash::{Client, judge, note_kill, seed};
 use crate::fixture::{Daemon, ended_by, scaled};
 use crate::journal::Journal;
 use crate::oracle::Run;
+use crate::restart::restart_for;
 use crate::strace::{Attached, attach};
 
 /// Queues for outside workers, one of which keeps little; one whose commands report what they do,
@@ -104,9 +105,7 @@ impl Victim {
     /// Starts the daemon and has it take the step, in which it may be killed; whether it was.
     async fn take(&mut self, step: Step, place: &Place) -> bool {
         let Self { daemon, journal, random } = self;
-        daemon.restart();
-        journal.let_end(false);
-        journal.see(daemon.scrape().await);
+        restart_for(daemon, journal).await;
         let mut client = Client::new(journal, daemon, random.random());
         let leases = step.prepare(&mut client, daemon).await.expect("nobody kills it yet");
         let strace = watch(daemon, place);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::SYNCS;
 use crate::fixture::{Daemon, PATIENCE, Scrape, ended_by};
+use crate::restart::restart;
 use crate::stored::Stored;
 use crate::strace::attach;
 
@@ -55,7 +56,7 @@ impl Mute {
         strace.wait();
         let trace = std::fs::read_to_string(self.daemon.path("trace.log")).expect("it was traced");
         assert!(ends_between(&trace), "{path}, killed elsewhere:\n{trace}");
-        self.daemon.restart();
+        restart(&mut self.daemon);
     }
 
     async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
