@@ -38,9 +38,27 @@ fn wrap(daemon: &mut Daemon, words: &[&str]) {
     daemon.wrap(&[&[STRACE, "-f", "-qq", "-o", "trace.log"], words].concat());
 }
 
+/// A strace beside the daemon, which ends with the test at the latest.
+pub struct Attached(Child);
+
+impl Attached {
+    /// Waits until it ends, as it does when nothing is left that it traces.
+    pub fn wait(mut self) {
+        self.0.wait().expect("it is our child");
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // It may have ended by itself; what it traced goes on without it.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// Traces a daemon that runs already, from now on and until its end; those calls that concern
-/// these files.
-pub fn attach(daemon: &Daemon, calls: &str, inject: Option<&str>, files: &[&str]) -> Child {
+/// these files, or all.
+pub fn attach(daemon: &Daemon, calls: &str, inject: Option<&str>, files: &[&str]) -> Attached {
     check_strace();
     let pid = daemon.pid().as_raw_nonzero().to_string();
     let mut strace = Command::new(STRACE);
@@ -50,11 +68,11 @@ pub fn attach(daemon: &Daemon, calls: &str, inject: Option<&str>, files: &[&str]
     for file in files {
         strace.arg("-P").arg(daemon.path(file));
     }
-    let mut strace = strace.stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut attached = Attached(strace.stderr(Stdio::piped()).spawn().expect("it starts"));
     let mut told = String::new();
     // The rest of what it says has room in the pipe.
-    let mut stderr = BufReader::new(strace.stderr.as_mut().expect("it is piped"));
+    let mut stderr = BufReader::new(attached.0.stderr.as_mut().expect("it is piped"));
     stderr.read_line(&mut told).expect("it says that it has attached");
     assert!(told.contains("attached"), "{told}");
-    strace
+    attached
 }

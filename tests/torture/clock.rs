@@ -17,8 +17,9 @@ use crate::crash::receiver::Receiver;
 use crate::crash::{CONFIG, Client, note_kill, seed, start_clients};
 use crate::fixture::{Daemon, PATIENCE, Scrape, scaled};
 use crate::journal::Journal;
-use crate::oracle::{Run, Scrapes, violations};
+use crate::oracle::{Run, Scrapes, late_recoveries, violations};
 use crate::processes::Line;
+use crate::restart::restart;
 use crate::stored::Stored;
 
 /// By how many hours the clock is wrong, one after the other.
@@ -65,7 +66,7 @@ impl Told {
     }
 
     fn restart(&mut self) {
-        self.daemon.restart();
+        restart(&mut self.daemon);
         self.started.push(self.daemon.pid());
     }
 
@@ -208,7 +209,7 @@ async fn jumps_of_the_clock_under_load_lose_no_lease_and_leave_nothing_late() {
     note_kill(&told.daemon);
     receiver.note_kill().await;
     told.restart();
-    journal.let_end(false);
+    journal.note_start();
     Client::new(&journal, &told.daemon, 0).settle().await;
     journal.see(told.daemon.scrape().await);
     assert_eq!(told.daemon.stop().code(), Some(0));
@@ -227,6 +228,7 @@ async fn jumps_of_the_clock_under_load_lose_no_lease_and_leave_nothing_late() {
     let runs = [Run::read(&told.daemon.path("runs")), receiver.runs()].concat();
     let entries = journal.entries();
     eprintln!("{} entries, {} runs, {seen} scrapes", entries.len(), runs.len());
+    assert_eq!(late_recoveries(&entries, &journal.starts()), Vec::<String>::new());
     assert_eq!(violations(&entries, &runs, &stored), Vec::<String>::new());
 }
 

@@ -20,6 +20,7 @@ use crate::crash::seed;
 use crate::fixture::{Daemon, scaled};
 use crate::oracle::{Run, overlaps};
 use crate::processes::Line;
+use crate::restart::CutOff;
 use crate::stored::Stored;
 
 /// How many commands run at once: the concurrency below.
@@ -81,6 +82,7 @@ exec = {{ command = ["/bin/sh", "./work"], env = {{ START = "{start}", END = "{e
 struct Starts {
     daemon: Daemon,
     last: u32,
+    cut_off: CutOff,
     ids: Vec<String>,
     random: StdRng,
 }
@@ -90,7 +92,8 @@ impl Starts {
         let daemon = Daemon::prepare("");
         std::fs::write(daemon.path("work"), SCRIPT).unwrap();
         std::fs::write(daemon.path("again"), AGAIN).unwrap();
-        Self { daemon, last: 0, ids: Vec::new(), random: StdRng::seed_from_u64(seed()) }
+        let cut_off = CutOff::left_in(&daemon);
+        Self { daemon, last: 0, cut_off, ids: Vec::new(), random: StdRng::seed_from_u64(seed()) }
     }
 
     /// Starts the daemon and waits for nothing; its commands say on the line that they are up.
@@ -98,6 +101,7 @@ impl Starts {
         self.last += 1;
         let said = Line::new(self.daemon.directory.path(), &format!("said-{}", self.last));
         self.daemon.configure(&config(self.last, end));
+        self.cut_off = CutOff::left_in(&self.daemon);
         self.daemon.launch();
         said
     }
@@ -105,6 +109,7 @@ impl Starts {
     /// Waits until it serves; by then, or soon, nothing of earlier starts lives.
     fn serves(&mut self) {
         assert!(self.daemon.serves(), "{}", self.daemon.log());
+        self.cut_off.check_recovered(&self.daemon);
         for start in 1..self.last {
             let file = self.daemon.path(&format!("start-{start}"));
             assert!(is_free(&file), "commands of start {start} live on in start {}", self.last);

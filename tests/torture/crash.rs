@@ -17,7 +17,8 @@ pub use self::clients::{Client, Gone};
 use self::receiver::Receiver;
 use crate::fixture::{Daemon, MOST_WAL_BYTES, scaled};
 use crate::journal::Journal;
-use crate::oracle::{Run, Scrapes, violations};
+use crate::oracle::{Run, Scrapes, late_recoveries, violations};
+use crate::restart::restart_for;
 use crate::stored::Stored;
 
 /// A queue whose commands report the start and the end of each attempt, one that pushes, two for
@@ -98,9 +99,7 @@ async fn nothing_acknowledged_is_lost_by_kill_9_under_load() {
     let mut daemon = Daemon::prepare(&CONFIG.replace("URL", &receiver.url));
     let journal = Arc::new(Journal::new(&daemon.path("clients.log")));
     for cycle in 0..scaled(200) {
-        daemon.restart();
-        journal.let_end(false);
-        journal.see(daemon.scrape().await);
+        restart_for(&mut daemon, &journal).await;
         let clients = start_clients(&journal, &daemon, &mut random);
         journal.answered(random.random_range(ANSWERS)).await;
         if cycle % LONG_CYCLE == 0 {
@@ -120,9 +119,7 @@ async fn nothing_acknowledged_is_lost_by_kill_9_under_load() {
 /// Starts the daemon once more, asks for what was never answered, stops it, and has the store
 /// judged, with what was run until then.
 pub async fn judge(daemon: &mut Daemon, journal: &Arc<Journal>, runs: impl Fn() -> Vec<Run>) {
-    daemon.restart();
-    journal.let_end(false);
-    journal.see(daemon.scrape().await);
+    restart_for(daemon, journal).await.until_expired(daemon).await;
     Client::new(journal, daemon, 0).settle().await;
     journal.see(daemon.scrape().await);
     assert_eq!(daemon.stop().code(), Some(0));
@@ -130,6 +127,7 @@ pub async fn judge(daemon: &mut Daemon, journal: &Arc<Journal>, runs: impl Fn() 
     assert_eq!(wrong, Vec::<String>::new(), "of {seen} scrapes");
     let stored = Stored::read(&daemon.path("tallyd.db"));
     let (entries, runs) = (journal.entries(), runs());
+    assert_eq!(late_recoveries(&entries, &journal.starts()), Vec::<String>::new());
     let (told, jobs, ran) = (entries.len(), stored.jobs.len(), runs.len());
     eprintln!("{told} entries, {jobs} jobs, {ran} runs, {seen} scrapes");
     assert_eq!(violations(&entries, &runs, &stored), Vec::<String>::new());

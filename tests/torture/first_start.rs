@@ -5,6 +5,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::fixture::{Daemon, ended_by};
+use crate::restart::restart;
 use crate::stored::Stored;
 use crate::strace::trace;
 
@@ -39,7 +40,7 @@ async fn the_next_start_works_after_a_kill_at_any_write_of_the_first() {
             let Some(mut daemon) = killed_at(call, number) else { break };
             kills += 1;
             eprintln!("killed at {call} {number}");
-            daemon.restart();
+            restart(&mut daemon);
             let (status, job) =
                 daemon.post("/v1/jobs", json!({"queue": "work", "kind": "k"})).await;
             assert_eq!(status, StatusCode::CREATED, "{job}");

@@ -3,12 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use reqwest::StatusCode;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
+use tallyd::config::BackoffPolicy;
+use tallyd::job::Outcome;
+use tallyd::store::{Finish, LeaseAnswer, LeasedJob};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::bed::{Bed, FAILED, claim, job};
 use crate::fixture::{Daemon, scaled};
 use crate::receiver::{Reaction, Receiver, answer};
 
@@ -106,6 +111,92 @@ async fn jobs_that_fail_together_do_not_come_back_together() {
     eprintln!("{} jobs: {peak} in the fullest second, {mean:.0} on average", waits.len());
 }
 
+/// From when to when a job comes back by the backoff below, in seconds: a minute ± 30 s.
+const FROM_SECS: usize = 30;
+const TO_SECS: usize = 90;
+
+/// What is wrong with how many jobs came back in each second after they had failed.
+fn gathered(by_second: &[usize]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let come = || by_second.iter().enumerate().filter(|(_, jobs)| **jobs > 0).map(|(at, _)| at);
+    let (first, last) = (come().min().unwrap(), come().max().unwrap());
+    let mean = by_second.iter().sum::<usize>() as f64 / (last + 1 - first) as f64;
+    let peak = *by_second.iter().max().unwrap();
+    if peak as f64 > 2.0 * mean {
+        wrong.push(format!("{peak} jobs in one second, {mean:.0} on average"));
+    }
+    if first > FROM_SECS + 2 || last < TO_SECS - 2 {
+        wrong.push(format!("they come from second {first} to {last}"));
+    }
+    wrong
+}
+
+/// Claims and completes all that is ready; how many jobs that are.
+async fn complete_ready(bed: &Bed) -> usize {
+    let mut completed = 0;
+    loop {
+        let jobs = bed.claim(claim(&["a"], MOST_LEASED)).await;
+        if jobs.is_empty() {
+            return completed;
+        }
+        completed += jobs.len();
+        end_all(bed, &jobs, Outcome::Completed).await;
+    }
+}
+
+async fn end_all(bed: &Bed, jobs: &[LeasedJob], outcome: Outcome) {
+    let end = |job: &LeasedJob| Finish { lease: job.lease, outcome, result: None, error: None };
+    let answers = bed.store.finish(jobs.iter().map(end).collect()).await.unwrap();
+    assert!(answers.iter().all(|answer| *answer == LeaseAnswer::Ok), "{answers:?}");
+}
+
+/// F13: nor are they given out together. The clock is put forward second by second, so that it is no
+/// matter how quickly this machine promotes and claims them; the backoff lasts long enough for a
+/// second to have more than twice its share.
+#[tokio::test]
+async fn jobs_that_fail_together_are_claimable_one_second_after_the_other() {
+    let number = scaled(10_000).min(100_000) as usize;
+    let bed = Bed::with_policy(|policy| {
+        let initial = Duration::from_secs(60);
+        policy.backoff = BackoffPolicy { initial, jitter: 0.5, ..BackoffPolicy::default() };
+    });
+    let mut failed = 0;
+    while failed < number {
+        bed.store.create_batch(vec![job("a", "k"); MOST_LEASED]).await.unwrap();
+        failed += MOST_LEASED;
+    }
+    let mut leased = Vec::new();
+    while leased.len() < failed {
+        leased.extend(bed.claim(claim(&["a"], MOST_LEASED)).await);
+    }
+    for jobs in leased.chunks(BATCH) {
+        end_all(&bed, jobs, FAILED).await;
+    }
+    let mut by_second = vec![0];
+    while by_second.iter().sum::<usize>() < failed {
+        assert!(by_second.len() <= TO_SECS + 1, "some do not come back: {by_second:?}");
+        bed.advance_secs(1);
+        bed.sweep().await;
+        by_second.push(complete_ready(&bed).await);
+    }
+    eprintln!("{failed} jobs: {by_second:?}");
+    assert_eq!(gathered(&by_second), Vec::<String>::new());
+}
+
+#[test]
+fn jobs_that_are_claimable_together_are_found() {
+    let even: Vec<usize> = (0..=TO_SECS).map(|at| if at < FROM_SECS { 0 } else { 100 }).collect();
+    assert_eq!(gathered(&even), Vec::<String>::new());
+    let mut at_once = vec![0; TO_SECS];
+    at_once[60] = 6_000;
+    assert!(!gathered(&at_once).is_empty(), "no jitter");
+    let by_tens = (0..=TO_SECS).map(|at| if at < FROM_SECS || at % 10 > 0 { 0 } else { 1_000 });
+    assert!(!gathered(&by_tens.collect::<Vec<_>>()).is_empty(), "promoted every ten seconds");
+    let mut heap = even;
+    heap[40] += 200;
+    assert!(!gathered(&heap).is_empty(), "three times the share in one second");
+}
+
 #[test]
 fn jobs_that_come_back_together_are_found() {
     let spread = |from: i64, to: i64| (0..10_000).map(move |n| from + n * (to - from) / 9_999);
@@ -138,7 +229,7 @@ const LIVE: u32 = 1_000;
 /// Takes connections until nobody gets one any more, and keeps them.
 async fn fill(address: std::net::SocketAddr) -> Vec<TcpStream> {
     let mut kept = Vec::new();
-    let soon = std::time::Duration::from_millis(200);
+    let soon = Duration::from_millis(200);
     while let Ok(stream) = tokio::time::timeout(soon, TcpStream::connect(address)).await {
         kept.push(stream.unwrap());
     }

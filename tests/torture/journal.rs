@@ -34,6 +34,8 @@ pub struct Journal {
 pub struct Known {
     entries: Vec<Entry>,
     scrapes: Scrapes,
+    /// When a daemon began to serve.
+    starts: Vec<Duration>,
     /// Ids that may be cancelled.
     pub ids: Vec<String>,
     /// Creates with a unique key that nobody has answered.
@@ -104,12 +106,23 @@ impl Journal {
         self.may_end.load(Ordering::SeqCst)
     }
 
+    /// A daemon serves, and must go on.
+    pub fn note_start(&self) {
+        self.let_end(false);
+        let now = self.now();
+        self.known().starts.push(now);
+    }
+
     pub fn see(&self, scrape: Scrape) {
         self.known().scrapes.see(scrape);
     }
 
     pub fn entries(&self) -> Vec<Entry> {
         std::mem::take(&mut self.known().entries)
+    }
+
+    pub fn starts(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.known().starts)
     }
 
     pub fn scrapes(&self) -> Scrapes {

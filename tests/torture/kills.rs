@@ -1,10 +1,10 @@
 //! A kill at the Nth write or sync of one operation: what its callers were told holds, whatever was
 //! written by then. The usual run draws some N by lot; by hand each is tried.
 
+mod answers;
 mod steps;
 
 use std::collections::BTreeMap;
-use std::process::Child;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
@@ -17,7 +17,8 @@ use crate::crash::{Client, judge, note_kill, seed};
 use crate::fixture::{Daemon, ended_by, scaled};
 use crate::journal::Journal;
 use crate::oracle::Run;
-use crate::strace::attach;
+use crate::restart::restart_for;
+use crate::strace::{Attached, attach};
 
 /// Queues for outside workers, one of which keeps little; one whose commands report what they do,
 /// and take a moment; and a drain that waits for them, but not for long.
@@ -69,7 +70,7 @@ struct Place {
 }
 
 /// Traces a daemon that runs already, and its syncs in any case: they tell when a checkpoint ends.
-fn watch(daemon: &Daemon, place: &Place) -> Child {
+fn watch(daemon: &Daemon, place: &Place) -> Attached {
     let Place { calls, file, number } = place;
     let inject = number.map(|number| format!("inject={calls}:signal=KILL:when={number}"));
     attach(daemon, &format!("trace={calls},{SYNCS}"), inject.as_deref(), &[file])
@@ -104,12 +105,10 @@ impl Victim {
     /// Starts the daemon and has it take the step, in which it may be killed; whether it was.
     async fn take(&mut self, step: Step, place: &Place) -> bool {
         let Self { daemon, journal, random } = self;
-        daemon.restart();
-        journal.let_end(false);
-        journal.see(daemon.scrape().await);
+        restart_for(daemon, journal).await;
         let mut client = Client::new(journal, daemon, random.random());
         let leases = step.prepare(&mut client, daemon).await.expect("nobody kills it yet");
-        let mut strace = watch(daemon, place);
+        let strace = watch(daemon, place);
         journal.let_end(true);
         let lived = step.take(&mut client, daemon, leases).await.is_ok();
         if lived && step != Step::Drain {
@@ -117,7 +116,7 @@ impl Victim {
         }
         let status = daemon.wait();
         // It would wait for what a killed daemon has left running.
-        strace.kill().and_then(|()| strace.wait()).expect("it is our child");
+        drop(strace);
         let was_killed = ended_by(status, Signal::KILL);
         assert!(was_killed || step == Step::Drain && status.success(), "{status}");
         note_kill(daemon);
@@ -190,4 +189,19 @@ async fn a_kill_at_any_write_of_a_checkpoint_loses_nothing() {
 async fn a_kill_at_any_write_of_a_drain_loses_nothing() {
     let places = [(WRITES, LOG), (SYNCS, LOG), (WRITES, STORE), (SYNCS, STORE), (CUTS, LOG)];
     check(Step::Drain, &places).await;
+}
+
+#[test]
+fn a_strace_ends_with_a_test_that_panics() {
+    let daemon = Daemon::start("");
+    let status = format!("/proc/{}/status", daemon.pid().as_raw_nonzero());
+    let is_traced = || {
+        let status = std::fs::read_to_string(&status).expect("the daemon runs");
+        !status.lines().any(|line| line == "TracerPid:\t0")
+    };
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _strace = attach(&daemon, "trace=none", None, &[]);
+        assert!(!is_traced(), "it is, and so this fails");
+    }));
+    assert!(panicked.is_err() && !is_traced());
 }

@@ -39,5 +39,6 @@ mod kills;
 mod oracle;
 mod power_cut;
 mod recovery;
+mod restart;
 mod scrape;
 mod zombies;

@@ -15,6 +15,7 @@ use crate::crash::{Client, seed};
 use crate::fixture::{Daemon, ended_by, scaled};
 use crate::journal::Journal;
 use crate::oracle::late_recoveries;
+use crate::restart::{CutOff, restart};
 use crate::stored::{Job, Stored};
 use crate::strace::trace;
 
@@ -110,7 +111,7 @@ async fn the_next_start_works_after_a_kill_at_any_write_of_a_recovery_or_a_stop(
     for (call, file) in CALLS {
         let (mut number, mut kills) = (1, 0);
         while let Some(mut daemon) = killed_at(&crashed, call, file, number) {
-            daemon.restart();
+            restart(&mut daemon);
             assert_eq!(daemon.scrape().await.broken_identities(), Vec::<String>::new());
             assert_eq!(daemon.stop().code(), Some(0), "killed at {call} {number} of {file}");
             let stored = stored(&daemon);
@@ -146,10 +147,12 @@ fn stored(daemon: &Daemon) -> Stored {
 #[tokio::test]
 async fn own_running_jobs_are_back_with_their_backoff_before_the_listener_opens() {
     let mut daemon = crashed().await;
+    let cut_off = CutOff::left_in(&daemon);
     daemon.launch();
     let recovered = daemon.wait_for_log(|line| line["event"] == "recovered");
     assert_eq!(recovered["cut_off"], OWN, "{recovered}");
     assert!(daemon.serves(), "and only then it listens");
+    cut_off.check_recovered(&daemon);
     let scrape = daemon.scrape().await;
     let pair = "queue=\"work\",kind=\"k\"";
     let waiting = scrape.value(&format!("tallyd_jobs{{{pair},state=\"retrying\"}}"));
@@ -166,15 +169,14 @@ async fn the_job_of_a_dead_worker_is_claimable_soon_after_its_lease() {
     let mark = journal.next_mark();
     let job = json!({"queue": "brief", "kind": "k", "payload": {"mark": mark}});
     Client::new(&journal, &daemon, 0).create_one(mark, job).await.unwrap();
-    let mut starts = Vec::new();
     for is_killed in [false, false, true, false] {
         let mut client = Client::new(&journal, &daemon, 0);
         while client.lease("brief", 1, "1s", BRIEF).await.unwrap().is_empty() {}
         if is_killed {
             daemon.kill();
-            daemon.restart();
-            starts.push(journal.now());
+            restart(&mut daemon);
+            journal.note_start();
         }
     }
-    assert_eq!(late_recoveries(&journal.entries(), &starts), Vec::<String>::new());
+    assert_eq!(late_recoveries(&journal.entries(), &journal.starts()), Vec::<String>::new());
 }

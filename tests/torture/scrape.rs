@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use self::load::Load;
 use crate::fixture::{Daemon, Scrape, scaled};
 use crate::oracle::Scrapes;
+use crate::restart::restart;
 
 const CONFIG: &str = r#"
 [defaults]
@@ -208,7 +209,7 @@ async fn counters_are_the_same_before_and_after_kill_9_and_a_drain() {
     assert!(kept(&before).len() > 40 * 19, "{}", before.text);
     assert!(before.value(r#"tallyd_jobs_died_total{queue="work",kind="k0"}"#) > 0.0);
     daemon.kill();
-    daemon.restart();
+    restart(&mut daemon);
     assert_eq!(kept(&daemon.scrape().await), kept(&before), "after kill -9");
     assert_eq!(daemon.stop().code(), Some(0));
     daemon.restart();

@@ -152,7 +152,7 @@ pub(super) fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
-fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
     let mode = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
     let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", mode)?;
     if mode != "wal" {
@@ -167,7 +167,7 @@ fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
 /// Copies what the last process left in the log into the file, and syncs it. If a sync of the log had
 /// failed, the log may be whole in memory only: what is committed behind it would be lost with it
 /// in a power cut.
-fn copy_log(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn copy_log(connection: &Connection) -> rusqlite::Result<()> {
     let copied = connection
         .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))?;
     if !copied {

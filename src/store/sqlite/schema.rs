@@ -131,6 +131,9 @@ fn back_up(connection: &Connection, file: &Path, version: i64) -> Result<PathBuf
 }
 
 #[cfg(test)]
+mod kills;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -416,6 +416,16 @@ fn a_recovery_that_takes_too_long_is_found() {
     assert_eq!(late(6_010, &[]), "");
     assert_eq!(late(6_011, &[]), "attempt 2 of id-3 came 6.001s after a lease of 1s");
     assert_eq!(late(6_011, &[5, 500, 7_000]), "", "it began anew at the start");
+    let after = |between: [Entry; 2], attempt| {
+        let mut journal = vec![briefly(3, attempt, 0, 10)];
+        journal.extend(between);
+        journal.push(briefly(3, attempt + 1, 20, 6_011));
+        late_recoveries(&journal, &[])
+    };
+    assert_eq!(after(renewed(3, 1, "ok", 20, 30), 1), Vec::<String>::new());
+    assert_eq!(after(ended(3, 1, "failed", "ok"), 1), Vec::<String>::new());
+    assert_eq!(after(ended(3, 1, "failed", "lease_lost"), 1).len(), 1);
+    assert_eq!(after(ended(3, 4, "failed", "lease_lost"), 4).len(), 0, "it was dead");
 }
 
 /// A scrape of one pair with so many jobs created and ready.
