@@ -35,6 +35,7 @@ mod control;
 mod disk;
 mod histories;
 mod judge;
+mod moments;
 mod recording;
 mod vfs;
 
@@ -53,7 +54,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::disk::{Disk, Honest, Image, Loss};
 use self::histories::{Before, Load};
-use self::recording::History;
+use self::moments::Stage;
+use self::recording::{Event, History, Recording};
 use crate::bed;
 use crate::crash::seed;
 use crate::fixture::scaled;
@@ -61,23 +63,42 @@ use crate::fixture::scaled;
 /// Images of one history, at least: each of its syncs has one.
 const IMAGES: usize = 200;
 
+/// Images of it where its log is copied or begins anew, as when it is opened and closed.
+const MORE_IMAGES: usize = 25;
+
 /// Images of one history in which much is logged: they take longer.
 const COPYING_IMAGES: usize = 30;
+
+/// Images of one whose log is copied while the callers wait.
+const COPIED_IMAGES: usize = 40;
+
+/// One image of so many must be cut while the log is copied, and one just after it began anew.
+const ONE_COPYING_OF: usize = 10;
+const ONE_ANEW_OF: usize = 50;
+
+/// In so many images each sort of history has its turn, several times.
+const IMAGES_OF_ALL_SORTS: usize = 20_000;
 
 /// Within how many images a control must find something wrong.
 const CONTROL_IMAGES: usize = 100;
 
 /// A usual history; its log is copied at the next start, and when it is closed.
-const USUAL: Load = Load { rounds: 8, error_bytes: 100, log_begins: 1 };
+const USUAL: Load = Load { rounds: 8, error_bytes: 100, waits_for_copy: false, log_begins: 1 };
 
-/// One whose log is copied by the thread as well.
-const LONG: Load = Load { rounds: 8, error_bytes: 250_000, log_begins: 1 };
+/// One whose log is copied by the thread as well, beside the callers.
+const LONG: Load = Load { error_bytes: 250_000, ..USUAL };
+
+/// One whose log is copied by the thread while the callers wait, and begins anew.
+const COPIED: Load = Load { waits_for_copy: true, log_begins: 2, ..USUAL };
 
 /// One whose log is copied by the writer in the end, and begins anew.
-const LONGEST: Load = Load { rounds: 8, error_bytes: 1_200_000, log_begins: 2 };
+const LONGEST: Load = Load { error_bytes: 1_200_000, log_begins: 2, ..USUAL };
 
 /// An image that the oracle does not accept.
+#[derive(Debug)]
 struct Violation {
+    /// How many events had happened.
+    moment: usize,
     text: String,
     image: Image,
     told: String,
@@ -94,15 +115,19 @@ impl Violation {
     }
 }
 
-/// The numbers of the next images, as long as there shall be more.
+/// The numbers of the next images, as long as there shall be more, and of what sorts they were.
+#[derive(Debug, Default)]
 struct Images {
     next: AtomicUsize,
     end: usize,
+    copying: AtomicUsize,
+    anew: AtomicUsize,
+    overwritten: AtomicUsize,
 }
 
 impl Images {
     fn until(end: usize) -> Self {
-        Self { next: AtomicUsize::new(0), end }
+        Self { end, ..Self::default() }
     }
 
     fn next(&self) -> Option<usize> {
@@ -112,6 +137,28 @@ impl Images {
 
     fn are_over(&self) -> bool {
         self.next.load(Ordering::Relaxed) >= self.end
+    }
+
+    /// Counts one that was cut at this stage.
+    fn count(&self, stage: Stage) {
+        let count = |is_in, of: &AtomicUsize| of.fetch_add(usize::from(is_in), Ordering::Relaxed);
+        count(stage.is_copying, &self.copying);
+        count(stage.has_begun_anew, &self.anew);
+        count(stage.has_overwritten, &self.overwritten);
+    }
+
+    /// Says how many were cut where, and that it is often enough.
+    fn assert_shares(&self) {
+        let [copying, anew, overwritten] = [&self.copying, &self.anew, &self.overwritten]
+            .map(|count| count.load(Ordering::Relaxed));
+        eprintln!(
+            "{copying} while the log was copied, {anew} just after it had begun anew, \
+             {overwritten} of them over what it held"
+        );
+        if self.end >= IMAGES_OF_ALL_SORTS {
+            assert!(copying >= self.end / ONE_COPYING_OF, "too few while the log was copied");
+            assert!(anew >= self.end / ONE_ANEW_OF, "too few after the log had begun anew");
+        }
     }
 
     /// After this no more are judged.
@@ -127,6 +174,7 @@ struct Place<'t> {
     directory: TempDir,
     seed: u64,
     honest: Honest,
+    is_synchronous_off: bool,
     images: &'t Images,
 }
 
@@ -135,7 +183,8 @@ impl<'t> Place<'t> {
         let directory = bed::directory();
         let path = directory.path().canonicalize().unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        Self { config: histories::config(&path), runtime, directory, seed, honest, images }
+        let config = histories::config(&path);
+        Self { config, runtime, directory, seed, honest, is_synchronous_off: false, images }
     }
 
     /// Records a history and cuts it, and then one that goes on after one of its cuts.
@@ -143,30 +192,40 @@ impl<'t> Place<'t> {
         let mut random = StdRng::seed_from_u64(self.seed.wrapping_add(number));
         disk::write(&Image::new(), self.directory.path());
         match number % 100 {
-            1 => return self.cut_copying(LONGEST, &mut random),
-            last if last % 10 == 2 => return self.cut_copying(LONG, &mut random),
+            1 => return self.cut_copying(LONGEST, COPYING_IMAGES, &mut random),
+            last if last % 10 == 2 => return self.cut_copying(LONG, COPYING_IMAGES, &mut random),
+            last if last % 5 == 3 => {
+                return self.cut_copying(COPIED, COPIED_IMAGES, &mut random);
+            }
             _ => {}
         }
         let first = self.record(Before::default(), USUAL, &mut random);
-        let moments = first.moments(IMAGES, &mut random);
-        self.cut(&first, &moments, &mut random)?;
+        self.cut_everywhere(&first, &mut random)?;
         let moment = random.random_range(0..=first.events.len());
         let image = self.disk(&first, moment).image(Loss::draw(&mut random), &mut random);
         disk::write(&image, self.directory.path());
         let second = self.record(first.before(moment), USUAL, &mut random);
-        let moments = second.moments(IMAGES, &mut random);
-        self.cut(&second, &moments, &mut random)
+        self.cut_everywhere(&second, &mut random)
     }
 
-    /// Records a history in which much is logged, and cuts it where the log is copied.
-    fn cut_copying(&self, load: Load, random: &mut StdRng) -> Result<(), Violation> {
+    /// Cuts a usual history.
+    fn cut_everywhere(&self, history: &History, random: &mut StdRng) -> Result<(), Violation> {
+        let mut moments = history.moments(IMAGES, random);
+        moments.append(&mut history.moments_of_copying(MORE_IMAGES, random));
+        moments.sort_unstable();
+        self.cut(history, &moments, random)
+    }
+
+    /// Records a history in which much is logged, and cuts it where the log is copied or begins anew.
+    fn cut_copying(&self, load: Load, images: usize, random: &mut StdRng) -> Result<(), Violation> {
         let history = self.record(Before::default(), load, random);
-        let moments = history.moments_of_copying(COPYING_IMAGES, random);
+        let moments = history.moments_of_copying(images, random);
         self.cut(&history, &moments, random)
     }
 
     fn record(&self, before: Before<'_>, load: Load, random: &mut StdRng) -> History {
-        histories::record(&self.config, before, load, &self.runtime, random)
+        let recording = Recording::begin_with(self.directory.path(), self.is_synchronous_off);
+        histories::record(&recording, &self.config, before, load, &self.runtime, random)
     }
 
     fn disk<'h>(&self, history: &'h History, moment: usize) -> Disk<'h> {
@@ -182,6 +241,7 @@ impl<'t> Place<'t> {
         moments: &[usize],
         random: &mut StdRng,
     ) -> Result<(), Violation> {
+        let stages = history.stages();
         let mut disk = self.disk(history, 0);
         let mut happened = 0;
         for &moment in moments {
@@ -191,6 +251,7 @@ impl<'t> Place<'t> {
             let loss = Loss::draw(random);
             let image = disk.image(loss, random);
             disk::write(&image, self.directory.path());
+            self.images.count(stages[moment]);
             let before = history.before(moment);
             let wrong = judge::wrong(&self.config, before, &self.runtime);
             if !wrong.is_empty() {
@@ -198,7 +259,7 @@ impl<'t> Place<'t> {
                 let place = format!("image {number}, after {moment} of {events} events, {loss:?}");
                 let text = format!("{place}:\n{}", wrong.join("\n"));
                 let told = before.entries.iter().map(|entry| format!("{entry:?}\n")).collect();
-                return Err(Violation { text, image, told });
+                return Err(Violation { moment, text, image, told });
             }
         }
         Ok(())
@@ -223,7 +284,8 @@ fn nothing_acknowledged_is_lost_by_a_power_cut() {
         }
     };
     thread::scope(|scope| {
-        let workers = thread::available_parallelism().map_or(2, usize::from);
+        // One more than there are processors: each often waits for the threads of its store.
+        let workers = thread::available_parallelism().map_or(2, usize::from) + 1;
         (0..workers).for_each(|_| drop(scope.spawn(work)));
     });
     if let Some(violation) = found.into_inner().unwrap() {
@@ -233,6 +295,7 @@ fn nothing_acknowledged_is_lost_by_a_power_cut() {
     let seconds = begun.elapsed().as_secs_f64();
     let (end, histories) = (images.end, histories.into_inner());
     eprintln!("{end} images of {histories} histories in {seconds:.0} s");
+    images.assert_shares();
 }
 
 /// Cuts until something is wrong; fails if nothing is.
@@ -248,12 +311,6 @@ fn assert_found(honest: Honest) {
     }
 }
 
-/// As with `synchronous=OFF`, under which SQLite makes the same writes and no sync.
-#[test]
-fn without_syncs_the_oracle_finds_a_loss() {
-    assert_found(|_| false);
-}
-
 #[test]
 fn without_syncs_of_the_log_the_oracle_finds_a_loss() {
     assert_found(|name| !name.ends_with("-wal"));
@@ -262,4 +319,43 @@ fn without_syncs_of_the_log_the_oracle_finds_a_loss() {
 #[test]
 fn without_syncs_of_the_database_the_oracle_finds_a_loss() {
     assert_found(|name| name != "t.db");
+}
+
+/// What happens to a store that has lived before, was closed in order and is durable: nothing lost
+/// of it is of the first start.
+fn record_later(place: &Place<'_>, load: Load, random: &mut StdRng) -> History {
+    let first = place.record(Before::default(), USUAL, random);
+    place.record(first.before(first.events.len()), load, random)
+}
+
+/// SQLite itself runs with it, below the unchanged store.
+#[test]
+fn with_synchronous_off_the_oracle_finds_a_loss() {
+    let (images, seed) = (Images::until(CONTROL_IMAGES), seed());
+    let place = Place { is_synchronous_off: true, ..Place::new(seed, |_| true, &images) };
+    let mut random = StdRng::seed_from_u64(seed);
+    let history = record_later(&place, USUAL, &mut random);
+    let is_sync = |event: &Event| matches!(event, Event::Synced { .. });
+    assert!(!history.begins_of_log().is_empty(), "the log is written");
+    assert!(!history.events.iter().any(is_sync), "and not synced, nor anything else");
+    let moments = history.moments(CONTROL_IMAGES, &mut random);
+    let found = place.cut(&history, &moments, &mut random).expect_err("something is found");
+    eprintln!("{}", found.text);
+}
+
+/// As long as the log holds all that may be missing in the database, nothing is lost. The thread
+/// has copied it in the first of these histories, the writer in the second.
+#[test]
+fn without_syncs_of_the_database_a_log_that_begins_anew_loses_what_it_held() {
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    for load in [COPIED, LONGEST] {
+        let images = Images::until(CONTROL_IMAGES);
+        let place = Place::new(seed, |name| name != "t.db", &images);
+        let history = record_later(&place, load, &mut random);
+        let moments = history.moments_of_copying(COPYING_IMAGES, &mut random);
+        let found = place.cut(&history, &moments, &mut random).expect_err("something is found");
+        eprintln!("{}", found.text);
+        assert!(found.moment > history.begins_of_log()[1], "found before the log began anew");
+    }
 }

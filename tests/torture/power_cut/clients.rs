@@ -21,6 +21,10 @@ type End = (Lease, &'static str);
 /// Queues for bulk operations: a history goes on after one power cut.
 pub const MANY: [&str; 2] = ["many", "more"];
 
+/// The queue of the job with which the log is filled, and the bytes of its error text.
+const FILLING: &str = "filling";
+const FILLING_BYTES: usize = 600_000;
+
 /// How long a brief lease lasts.
 const BRIEF: Duration = Duration::from_secs(1);
 
@@ -233,6 +237,10 @@ impl<'s> Clients<'s> {
     }
 
     async fn finish(&self, ends: &[End]) {
+        self.finish_with(ends, self.error_bytes).await;
+    }
+
+    async fn finish_with(&self, ends: &[End], error_bytes: usize) {
         let finish = |(lease, outcome): &End| {
             self.note(Entry::Ending { lease: lease.to_string(), outcome });
             let outcome = match *outcome {
@@ -242,7 +250,7 @@ impl<'s> Clients<'s> {
                 _ => RELEASED,
             };
             let has_failed = matches!(outcome, Outcome::Failed { .. });
-            let error = has_failed.then(|| "e".repeat(self.error_bytes));
+            let error = has_failed.then(|| "e".repeat(error_bytes));
             let result = bytes::Bytes::from_static(b"{\"is\":\"done\"}");
             let result = (outcome == Outcome::Completed).then_some(result);
             Finish { lease: *lease, outcome, result, error }
@@ -375,6 +383,25 @@ impl<'s> Clients<'s> {
             let id = self.store_job(marked("short", "k", mark, 10)).await;
             self.note_created(mark, id);
             self.let_die("short", 1).await;
+        }
+    }
+
+    /// Makes the log longer, commit by commit, until it is long: a job dies of a long text, which is
+    /// written over the last one, and is put back.
+    pub async fn fill_log(&self, is_long: impl Fn() -> bool) {
+        let mark = self.next_mark();
+        self.note(Entry::Creating { marks: vec![mark], unique: false });
+        let id = self.store_job(marked(FILLING, "k", mark, 10)).await;
+        self.note_created(mark, id);
+        let work = Work { queue: FILLING, duration: None, brief: Some(Duration::ZERO), own: false };
+        let mut leases = Vec::new();
+        for step in 0.. {
+            match step % 3 {
+                _ if is_long() => break,
+                0 => leases = self.claim(&work, 1).await,
+                1 => self.finish_with(&[(leases[0], "dead")], FILLING_BYTES).await,
+                _ => self.requeue(id).await,
+            }
         }
     }
 

@@ -5,6 +5,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -289,7 +290,12 @@ pub fn write(image: &Image, directory: &Path) {
         fs::remove_file(directory.join(name)).unwrap();
     }
     for (name, content) in image {
-        fs::write(directory.join(name), content).unwrap();
+        // Over what is there: the file system need not look for room again.
+        let mut over = fs::OpenOptions::new();
+        over.create(true).write(true).truncate(false);
+        let mut file = over.open(directory.join(name)).unwrap();
+        file.write_all(content).unwrap();
+        file.set_len(content.len() as u64).unwrap();
     }
     // The index of the log lies in memory.
     for entry in fs::read_dir(directory).unwrap() {

@@ -1,9 +1,8 @@
-//! Short lives of a real store, recorded, and where in them the power may be cut.
+//! Short lives of a real store, recorded.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use rand::RngExt;
 use rand::rngs::StdRng;
 use tallyd::clock::{Clock, Timestamp};
 use tallyd::config::{BackoffPolicy, Config, Policy, QueueConfig};
@@ -12,7 +11,7 @@ use tallyd::tally::Count;
 use tokio::runtime::Runtime;
 
 use super::clients::{Clients, MANY};
-use super::recording::{Cut, Event, History, Recording};
+use super::recording::{Cut, History, Recording};
 use crate::bed::{self, BEGIN};
 use crate::oracle::Entry;
 
@@ -87,29 +86,37 @@ pub struct Load {
     pub rounds: usize,
     /// How many bytes the text of a failure has.
     pub error_bytes: usize,
+    /// Whether callers then make the log long, and wait until the store's thread has copied it.
+    pub waits_for_copy: bool,
     /// How often the log must have begun at its start; if need be there are more rounds.
     pub log_begins: usize,
 }
 
-/// Opens a store, has it used by callers who know what was before, and closes it.
+/// Opens a store, has it used by callers who know what was before, and closes it; all of that is
+/// recorded.
 pub fn record(
+    recording: &Arc<Recording>,
     config: &Config,
     before: Before<'_>,
     load: Load,
     runtime: &Runtime,
     random: &mut StdRng,
 ) -> History {
-    let recording = Recording::begin(config.data.parent().expect("it is in a directory"));
     let clock = Clock::manual(before.now);
     before.entries.iter().for_each(|entry| recording.note(before.now, entry.clone()));
     before.cut.into_iter().for_each(|cut| recording.note_cut(cut.clone()));
     let note = |entry| recording.note(clock.now(), entry);
     runtime.block_on(async {
         let (store, metrics) = bed::open(config, &clock).expect("it opens");
-        scrape_at_each_sync(&recording, metrics);
+        scrape_at_each_sync(recording, metrics);
         let clients = Clients::new(&store, &clock, &note, before.entries, load.error_bytes);
         clients.settle(before.entries).await;
         let has_begun = || recording.so_far(|history| history.begins_of_log().len());
+        if load.waits_for_copy {
+            clients.run(load.rounds, random).await;
+            clients.fill_log(|| recording.so_far(History::is_log_long)).await;
+            recording.wait_until(History::is_log_copied);
+        }
         for _ in 0..MOST_RUNS {
             clients.run(load.rounds, random).await;
             if has_begun() >= load.log_begins {
@@ -134,70 +141,6 @@ fn scrape_at_each_sync(recording: &Arc<Recording>, metrics: Arc<Metrics>) {
 }
 
 impl History {
-    /// Moments at which the power may be cut, as numbers of events that have happened: before,
-    /// after and between syncs, in order. Each sync has its turn.
-    pub fn moments(&self, number: usize, random: &mut StdRng) -> Vec<usize> {
-        let is_sync = |(_, event): &(usize, &Event)| {
-            matches!(event, Event::Synced { .. } | Event::Deleted { durably: true, .. })
-        };
-        let events = self.events.iter().enumerate();
-        let mut syncs: Vec<usize> = events.filter(is_sync).map(|(index, _)| index).collect();
-        syncs.push(self.events.len());
-        let number = number.max(syncs.len());
-        let mut moments: Vec<usize> = (0..number)
-            .map(|turn| {
-                let index = turn * syncs.len() / number;
-                let last = if index == 0 { 0 } else { syncs[index - 1] + 1 };
-                let is_first = turn == 0 || (turn - 1) * syncs.len() / number < index;
-                match random.random_range(0..10) {
-                    _ if is_first => syncs[index],
-                    0..=3 => syncs[index],
-                    4 | 5 => last,
-                    _ => random.random_range(last..=syncs[index]),
-                }
-            })
-            .collect();
-        moments.sort_unstable();
-        moments
-    }
-
-    /// Moments at which the log is copied into the database or begins anew, in order.
-    pub fn moments_of_copying(&self, number: usize, random: &mut StdRng) -> Vec<usize> {
-        let database = self.numbers_of("t.db");
-        let begins = self.begins_of_log();
-        let is_copied = |index: &usize| match &self.events[*index] {
-            Event::Wrote { file, .. } | Event::Synced { file, .. } => database.contains(file),
-            _ => false,
-        };
-        let copied = (0..self.events.len()).filter(is_copied);
-        let begun = begins.iter().flat_map(|begin| *begin..(begin + 50).min(self.events.len()));
-        let of_interest: Vec<usize> = copied.chain(begun).collect();
-        let mut moments: Vec<usize> =
-            (0..number).map(|_| of_interest[random.random_range(0..of_interest.len())]).collect();
-        moments.sort_unstable();
-        moments
-    }
-
-    /// Where the log begins at its start, the first time and again.
-    pub fn begins_of_log(&self) -> Vec<usize> {
-        let logs = self.numbers_of("t.db-wal");
-        let is_begin = |(_, event): &(usize, &Event)| match event {
-            Event::Wrote { file, offset, .. } => *offset == 0 && logs.contains(file),
-            _ => false,
-        };
-        self.events.iter().enumerate().filter(is_begin).map(|(index, _)| index).collect()
-    }
-
-    /// The files that ever had this name.
-    fn numbers_of(&self, name: &str) -> Vec<usize> {
-        let created = self.events.iter().filter_map(|event| match event {
-            Event::Created { name } => Some(name),
-            _ => None,
-        });
-        let names = self.files.iter().map(|(name, _)| name).chain(created);
-        names.enumerate().filter(|(_, other)| *other == name).map(|(number, _)| number).collect()
-    }
-
     /// What the world knows at a moment.
     pub fn before(&self, moment: usize) -> Before<'_> {
         let told = self.times.partition_point(|time| time.after <= moment);

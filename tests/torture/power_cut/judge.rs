@@ -2,6 +2,7 @@
 //! oracle judges what it makes of it.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tallyd::clock::Clock;
@@ -26,7 +27,10 @@ pub fn wrong(config: &Config, before: Before<'_>, runtime: &Runtime) -> Vec<Stri
     }));
     match judged {
         Ok(Ok(wrong)) => wrong,
-        Ok(Err(error)) => vec![format!("the store does not open: {error}")],
+        Ok(Err(error)) => {
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            vec![format!("the store does not open: {error}{cause}")]
+        }
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map_or("a panic", |text| text);
             vec![format!("the store does not work: {text}")]

@@ -5,7 +5,8 @@ use std::ffi::c_int;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tallyd::clock::Timestamp;
 
@@ -72,7 +73,12 @@ struct State {
     numbers: BTreeMap<String, usize>,
     /// Files that there ever were.
     files: usize,
+    /// Whether a checkpoint is under way.
+    is_checkpointing: bool,
 }
+
+/// How long something is waited for that must happen: far longer than it takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is called before each sync.
 type BeforeSync = Box<dyn Fn() + Send>;
@@ -80,7 +86,11 @@ type BeforeSync = Box<dyn Fn() + Send>;
 /// A recording under way.
 pub struct Recording {
     directory: PathBuf,
+    /// Whether each connection runs with `synchronous=OFF`, whatever it sets.
+    is_synchronous_off: bool,
     state: Mutex<State>,
+    /// Something has happened to the disk, or a checkpoint is over.
+    happened: Condvar,
     before_sync: Mutex<Option<BeforeSync>>,
 }
 
@@ -107,6 +117,11 @@ pub fn durable_files(directory: &Path) -> Vec<String> {
 impl Recording {
     /// Records what happens below a directory from now on; what is there is taken for durable.
     pub fn begin(directory: &Path) -> Arc<Self> {
+        Self::begin_with(directory, false)
+    }
+
+    /// The same, and all connections to databases there run with `synchronous=OFF` or not.
+    pub fn begin_with(directory: &Path, is_synchronous_off: bool) -> Arc<Self> {
         vfs::register();
         let directory = directory.canonicalize().unwrap();
         let mut state = State::default();
@@ -118,7 +133,9 @@ impl Recording {
         }
         let recording = Arc::new(Self {
             directory: directory.clone(),
+            is_synchronous_off,
             state: Mutex::new(state),
+            happened: Condvar::new(),
             before_sync: Mutex::default(),
         });
         assert!(all().insert(directory, recording.clone()).is_none(), "it is recorded already");
@@ -154,6 +171,20 @@ impl Recording {
     /// Looks at what was recorded so far.
     pub fn so_far<R>(&self, look: impl FnOnce(&History) -> R) -> R {
         look(&self.state().history)
+    }
+
+    /// Whether connections to its databases run with `synchronous=OFF`.
+    pub fn is_synchronous_off(&self) -> bool {
+        self.is_synchronous_off
+    }
+
+    /// Waits until what was recorded is so, and no checkpoint is under way.
+    pub fn wait_until(&self, is_so: impl Fn(&History) -> bool) {
+        let wait = |state: &mut State| state.is_checkpointing || !is_so(&state.history);
+        let waited = self.happened.wait_timeout_while(self.state(), PATIENCE, wait);
+        let (state, waited) = waited.expect("nothing panics while it holds the state");
+        drop(state);
+        assert!(!waited.timed_out(), "what was waited for does not happen");
     }
 
     /// Notes what was told at this moment, and the time by the store's clock.
@@ -220,8 +251,23 @@ impl Opened {
         let code = act();
         if code == rusqlite::ffi::SQLITE_OK {
             state.history.events.push(event);
+            drop(state);
+            self.recording.happened.notify_all();
         }
         code
+    }
+
+    /// Notes that a checkpoint begins or is over.
+    pub fn note_checkpoint(&self, begins: bool) {
+        self.recording.state().is_checkpointing = begins;
+        self.recording.happened.notify_all();
+    }
+
+    /// Whether SQLite shall not see a pragma: one that would end `synchronous=OFF`.
+    pub fn swallows(&self, name: Option<&str>, value: Option<&str>) -> bool {
+        self.recording.is_synchronous_off
+            && name.is_some_and(|name| name.eq_ignore_ascii_case("synchronous"))
+            && value.is_some_and(|value| !value.eq_ignore_ascii_case("off"))
     }
 
     pub fn write(&self, offset: u64, content: &[u8], write: impl FnOnce() -> c_int) -> c_int {

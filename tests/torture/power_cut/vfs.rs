@@ -3,6 +3,9 @@
 //!
 //! It is the default of the process, so that the store opens its files as ever. Files in
 //! directories that nobody records are opened by the real VFS itself, as if this were not there.
+//!
+//! Where a recording wants `synchronous=OFF`, each connection gets it when it is opened, and what
+//! the store itself sets is swallowed.
 
 #![allow(unsafe_code)]
 
@@ -13,11 +16,16 @@ use std::ptr;
 use std::sync::OnceLock;
 
 use rusqlite::ffi::{
-    SQLITE_OK, SQLITE_OPEN_CREATE, SQLITE_OPEN_MAIN_JOURNAL, SQLITE_OPEN_WAL, sqlite3_file,
-    sqlite3_io_methods, sqlite3_vfs, sqlite3_vfs_find, sqlite3_vfs_register,
+    SQLITE_FCNTL_PRAGMA, SQLITE_OK, SQLITE_OPEN_CREATE, SQLITE_OPEN_MAIN_JOURNAL, SQLITE_OPEN_WAL,
+    SQLITE_SHM_LOCK, sqlite3, sqlite3_api_routines, sqlite3_auto_extension, sqlite3_db_filename,
+    sqlite3_exec, sqlite3_file, sqlite3_io_methods, sqlite3_vfs, sqlite3_vfs_find,
+    sqlite3_vfs_register,
 };
 
 use super::recording::{Opened, Recording};
+
+/// The lock of the log's index that a checkpoint holds from its begin to its end.
+const CHECKPOINT_LOCK: c_int = 1;
 
 /// The real VFS, for good.
 struct Real(*mut sqlite3_vfs);
@@ -53,8 +61,28 @@ pub fn register() {
         // SAFETY: it is leaked, so it lives as long as SQLite may use it.
         let registered = unsafe { sqlite3_vfs_register(Box::leak(Box::new(vfs)), 1) };
         assert_eq!(registered, SQLITE_OK);
+        // SAFETY: it is a function that SQLite may call as long as the process lives.
+        assert_eq!(unsafe { sqlite3_auto_extension(Some(set_synchronous)) }, SQLITE_OK);
         Real(real)
     });
+}
+
+/// Called for each new connection.
+unsafe extern "C" fn set_synchronous(
+    database: *mut sqlite3,
+    _: *mut *mut c_char,
+    _: *const sqlite3_api_routines,
+) -> c_int {
+    // SAFETY: the connection is open, and the name lives as long as it is.
+    let file = unsafe { path(sqlite3_db_filename(database, c"main".as_ptr())) };
+    match file.and_then(Recording::of) {
+        Some(recording) if recording.is_synchronous_off() => {
+            let pragma = c"PRAGMA synchronous = OFF".as_ptr();
+            // SAFETY: as above; there is nothing to call for each row, nor to report to.
+            unsafe { sqlite3_exec(database, pragma, None, ptr::null_mut(), ptr::null_mut()) }
+        }
+        _ => SQLITE_OK,
+    }
 }
 
 fn real_vfs() -> *mut sqlite3_vfs {
@@ -162,15 +190,60 @@ passed_on! {
     lock, xLock, (level: c_int) -> c_int;
     unlock, xUnlock, (level: c_int) -> c_int;
     check_reserved_lock, xCheckReservedLock, (is_held: *mut c_int) -> c_int;
-    file_control, xFileControl, (operation: c_int, argument: *mut c_void) -> c_int;
     sector_size, xSectorSize, () -> c_int;
     device_characteristics, xDeviceCharacteristics, () -> c_int;
     shm_map, xShmMap, (region: c_int, bytes: c_int, extend: c_int, at: *mut *mut c_void) -> c_int;
-    shm_lock, xShmLock, (offset: c_int, number: c_int, flags: c_int) -> c_int;
     shm_barrier, xShmBarrier, ();
     shm_unmap, xShmUnmap, (delete: c_int) -> c_int;
     fetch, xFetch, (offset: i64, bytes: c_int, at: *mut *mut c_void) -> c_int;
     unfetch, xUnfetch, (offset: i64, at: *mut c_void) -> c_int;
+}
+
+unsafe extern "C" fn file_control(
+    file: *mut sqlite3_file,
+    operation: c_int,
+    argument: *mut c_void,
+) -> c_int {
+    if operation == SQLITE_FCNTL_PRAGMA {
+        let words = argument.cast::<*const c_char>();
+        // SAFETY: behind the place for an answer are the pragma's name and its value, if it has one.
+        let (name, value) = unsafe { (word(*words.add(1)), word(*words.add(2))) };
+        // SAFETY: the file is open.
+        if unsafe { opened(file) }.swallows(name, value) {
+            return SQLITE_OK; // it is done, SQLite believes
+        }
+    }
+    // SAFETY: the file is open, and the arguments are SQLite's own.
+    unsafe {
+        let (file, methods) = real(file);
+        methods.xFileControl.expect("the real VFS has it")(file, operation, argument)
+    }
+}
+
+/// A word of a pragma.
+///
+/// # Safety
+///
+/// As of `path`.
+unsafe fn word<'n>(word: *const c_char) -> Option<&'n str> {
+    // SAFETY: the caller's promise.
+    (!word.is_null()).then(|| unsafe { CStr::from_ptr(word) })?.to_str().ok()
+}
+
+unsafe extern "C" fn shm_lock(
+    file: *mut sqlite3_file,
+    offset: c_int,
+    number: c_int,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the file is open.
+    let (opened, (real, methods)) = unsafe { (opened(file), real(file)) };
+    // SAFETY: the arguments are SQLite's own.
+    let code = unsafe { methods.xShmLock.expect("it has an index")(real, offset, number, flags) };
+    if code == SQLITE_OK && (offset, number) == (CHECKPOINT_LOCK, 1) {
+        opened.note_checkpoint(flags & SQLITE_SHM_LOCK != 0);
+    }
+    code
 }
 
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
