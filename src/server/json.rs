@@ -85,19 +85,19 @@ pub(super) fn explain(error: &serde_json::Error, path: &str) -> ApiError {
         return ApiError::new(code, format!("not valid JSON: {said}"));
     }
     let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
-    let quoted = said.split('`').nth(1).unwrap_or_default();
-    let (code, field) = if said.starts_with("unknown field") {
-        (Code::UnknownField, quoted)
-    } else if said.starts_with("missing field") {
-        (Code::MissingField, quoted)
-    } else if said.starts_with("duplicate field") {
-        (Code::InvalidField, quoted)
+    let (code, field) = if let Some(rest) = said.strip_prefix("unknown field `") {
+        // The caller's name may hold anything; what the parser says behind it does not.
+        let end = ["`, expected ", "`, there are "].iter().find_map(|end| rest.rfind(end));
+        (Code::UnknownField, end.map(|end| &rest[..end]))
+    } else if let Some(rest) = said.strip_prefix("missing field `") {
+        (Code::MissingField, rest.strip_suffix('`'))
+    } else if let Some(rest) = said.strip_prefix("duplicate field `") {
+        (Code::InvalidField, rest.strip_suffix('`'))
     } else {
-        (Code::InvalidField, path)
+        (Code::InvalidField, Some(path).filter(|path| !path.is_empty()))
     };
     let said = said.replace("expected i64", "expected an integer");
-    let error = ApiError::new(code, cut(&said));
-    if field.is_empty() { error } else { error.field(cut(field)) }
+    ApiError { field: field.map(|field| cut(field).to_owned()), ..ApiError::new(code, cut(&said)) }
 }
 
 /// Refuses JSON text that nests too deep; `text` is valid JSON.
@@ -130,6 +130,9 @@ mod tests {
     fn errors_name_their_field() {
         let field = |name: &str| Some(name.to_owned());
         assert_eq!(refused(br#"{"kind":"a","no":1}"#), (Code::UnknownField, field("no")));
+        assert_eq!(refused(br#"{"kind":"a","":1}"#), (Code::UnknownField, field("")));
+        let odd = br#"{"kind":"a","b`, expected `c":1}"#;
+        assert_eq!(refused(odd), (Code::UnknownField, field("b`, expected `c")));
         assert_eq!(refused(br#"{"priority":1}"#), (Code::MissingField, field("kind")));
         assert_eq!(refused(br"{}"), (Code::MissingField, field("kind")));
         assert_eq!(refused(br#"{"kind":7}"#), (Code::InvalidField, field("kind")));
