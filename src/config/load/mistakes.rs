@@ -137,6 +137,11 @@ fn a_list_or_table_of_another_shape_is_refused() {
             "tallyd.toml:3: hosts[1] must be a host name without scheme and port, such as \
              jobs.example.com, got \"http://b\"",
         ),
+        (
+            "hosts = [\"a..\"]",
+            "tallyd.toml:1: hosts[0] must be a host name without scheme and port, such as \
+             jobs.example.com, got \"a..\"",
+        ),
         ("queues = 5", "tallyd.toml:1: queues must be a table, got an integer"),
         ("[[queues]]\nname = \"a\"", "tallyd.toml:1: queues must be a table, got a list"),
     ]);
