@@ -76,6 +76,17 @@ fn cut(text: &str) -> &str {
     text.char_indices().nth(MAX_ECHO).map_or(text, |(end, _)| &text[..end])
 }
 
+/// The same of what the parser says, but for what it expects at the end, which is ours.
+fn shortened(said: String) -> String {
+    let Some(more @ 1..) = said.chars().count().checked_sub(MAX_ECHO) else { return said };
+    let Some(end) = said.rfind(", expected ") else { return cut(&said).to_owned() };
+    let (begin, expected) = said.split_at(end);
+    match begin.char_indices().rev().nth(more - 1) {
+        Some((kept, _)) => format!("{}{expected}", &begin[..kept]),
+        None => cut(&said).to_owned(),
+    }
+}
+
 /// What to say about an error of the parser.
 pub(super) fn explain(error: &serde_json::Error, path: &str) -> ApiError {
     let said = error.to_string();
@@ -97,7 +108,10 @@ pub(super) fn explain(error: &serde_json::Error, path: &str) -> ApiError {
         (Code::InvalidField, Some(path).filter(|path| !path.is_empty()))
     };
     let said = said.replace("expected i64", "expected an integer");
-    ApiError { field: field.map(|field| cut(field).to_owned()), ..ApiError::new(code, cut(&said)) }
+    ApiError {
+        field: field.map(|field| cut(field).to_owned()),
+        ..ApiError::new(code, shortened(said))
+    }
 }
 
 /// Refuses JSON text that nests too deep; `text` is valid JSON.
@@ -150,6 +164,7 @@ mod tests {
         {
             let error = object::<Sample>(text.as_bytes()).expect_err("must be refused");
             assert_eq!(error.message.chars().count(), MAX_ECHO);
+            assert!(error.message.contains(", expected "), "{}", error.message);
             assert!(error.field.is_some_and(|field| field.chars().count() <= MAX_ECHO));
         }
     }
