@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use toml::{Table, Value};
 
+use super::document::Document;
 use super::{Config, ConfigError, Mistake, Overrides, Runner, Secret};
 use crate::fuzzing::within;
 
@@ -187,8 +188,8 @@ fn check_syntax_error(text: &[u8], tokens: &[u8]) {
     let said = error.to_string();
     let of = if said.starts_with("tokens.toml") { tokens } else { text };
     let of = String::from_utf8_lossy(of);
-    if of.parse::<Table>().is_ok() {
-        return; // it is the other file that is no TOML
+    if Document::parse(&of).is_ok() {
+        return; // it is the other file that is no TOML, or a number is beyond what a table holds
     }
     let parts = || of.lines().filter_map(|line| line.split_once('='));
     for word in parts().flat_map(|(_, value)| value.split(|c: char| !c.is_ascii_alphanumeric())) {
