@@ -14,9 +14,10 @@ use crate::fuzzing::within;
 #[cfg(test)]
 mod tests;
 
-/// What reading a file may hold for each of its bytes. Most take a tenth of it at most; but in `a.a.a`
-/// two bytes make a table, and a table with room for eleven keys takes more than a kilobyte.
-const FACTOR: usize = 700;
+/// What reading a file may hold for each of its bytes. Most take a tenth of it at most; but in `[...`
+/// each dot makes a table before the line is refused, and one with room for eleven keys takes a
+/// kilobyte.
+const FACTOR: usize = 1_400;
 
 /// The longest error: so many mistakes are told, and no long name in full.
 const MAX_ERROR_BYTES: usize = 64 << 10;
