@@ -7,6 +7,9 @@ mod document;
 pub mod duration;
 mod effective;
 mod file;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 pub mod limits;
 mod load;

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! main ─> cli ─> daemon ─> server │ worker │ sweeper ─> store ─> metrics ─> tally
-//!      ─> job │ client ─> backoff ─> clock ─> config
+//!      ─> job │ client ─> backoff ─> clock ─> config ─> fuzzing
 //! ```
 
 pub mod backoff;
@@ -13,6 +13,8 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+#[cfg(any(test, fuzzing))]
+mod fuzzing;
 pub mod job;
 pub mod metrics;
 pub mod server;

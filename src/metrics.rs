@@ -6,6 +6,9 @@
 
 mod catalogue;
 mod cut;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod interleavings;
 mod process;

@@ -1,16 +1,20 @@
 //! Reads a TOML document key by key, and notes each mistake with its line.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::load::Mistake;
+use super::name::MAX_NAME_BYTES;
 use super::tokens::PREFIX;
 
 /// The most characters of a wrong value that a message shows.
 const MAX_SHOWN_CHARS: usize = 80;
+
+/// The most mistakes that are told: nobody mends more at once, and each has a text of its own.
+const MAX_MISTAKES: usize = 100;
 
 /// What may stand behind a key, for messages.
 const TOML_VALUE: &str = "a TOML value, such as \"text\", 5, true or [\"a\", \"b\"]";
@@ -20,6 +24,8 @@ pub(super) struct Document<'a> {
     text: &'a str,
     root: DeTable<'a>,
     mistakes: RefCell<Vec<Mistake>>,
+    /// How many more there are.
+    untold: Cell<usize>,
 }
 
 impl<'a> Document<'a> {
@@ -27,7 +33,8 @@ impl<'a> Document<'a> {
     pub(super) fn parse(text: &'a str) -> Result<Self, Mistake> {
         match DeTable::parse(text) {
             Ok(root) => {
-                Ok(Self { text, root: root.into_inner(), mistakes: RefCell::new(Vec::new()) })
+                let (root, mistakes) = (root.into_inner(), RefCell::default());
+                Ok(Self { text, root, mistakes, untold: Cell::default() })
             }
             Err(error) => Err(syntax_mistake(text, &error)),
         }
@@ -51,13 +58,22 @@ impl<'a> Document<'a> {
 
     /// Notes a mistake in `line`, or beside the file.
     pub(super) fn note(&self, line: Option<usize>, text: String) {
-        self.mistakes.borrow_mut().push(Mistake { line, text });
+        let mut mistakes = self.mistakes.borrow_mut();
+        if mistakes.len() < MAX_MISTAKES {
+            mistakes.push(Mistake { line, text });
+        } else {
+            self.untold.update(|untold| untold + 1);
+        }
     }
 
-    /// What was noted, in the order of the lines.
+    /// What was noted, in the order of the lines; of more than can be told, how many.
     pub(super) fn into_mistakes(self) -> Vec<Mistake> {
         let mut mistakes = self.mistakes.into_inner();
         mistakes.sort_by_key(|mistake| mistake.line);
+        if let untold @ 1.. = self.untold.get() {
+            let text = format!("and {untold} more mistakes; mend these first");
+            mistakes.push(Mistake { line: None, text });
+        }
         mistakes
     }
 
@@ -67,7 +83,9 @@ impl<'a> Document<'a> {
     }
 
     fn note_at(&self, span: &Range<usize>, text: String) {
-        self.note(Some(line_at(self.text, span.start)), text);
+        // To find the line of each of very many would take long.
+        let is_told = self.mistakes.borrow().len() < MAX_MISTAKES;
+        self.note(is_told.then(|| line_at(self.text, span.start)), text);
     }
 
     /// A value in the words of the file, or its type if that would be long, or looks like a token.
@@ -268,8 +286,8 @@ impl<'a> Section<'a> {
         let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         let key = match key {
             "" => "\"\"".to_owned(),
-            key if key.chars().all(is_bare) => key.to_owned(),
-            key => format!("{key:?}"),
+            key if key.chars().all(is_bare) => begin_of(key),
+            key => format!("{:?}", begin_of(key)),
         };
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
@@ -301,6 +319,14 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
+/// As much of a key as a message shows: any that can be right.
+fn begin_of(key: &str) -> String {
+    match key.char_indices().nth(MAX_NAME_BYTES) {
+        Some((end, _)) => format!("{}...", &key[..end]),
+        None => key.to_owned(),
+    }
+}
+
 fn line_at(text: &str, offset: usize) -> usize {
     1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count()
 }
@@ -311,9 +337,11 @@ fn syntax_mistake(text: &str, error: &toml::de::Error) -> Mistake {
     let found = error.message().trim_end_matches(", expected nothing");
     let said = match (found, key_before(text, span.start)) {
         ("duplicate key", _) => {
-            format!("{} is there twice; keep one", text.get(span.clone()).unwrap_or("a key"))
+            let key = begin_of(text.get(span.clone()).unwrap_or("a key"));
+            let key = if key.contains(char::is_control) { format!("{key:?}") } else { key };
+            format!("{key} is there twice; keep one")
         }
-        (_, Some(key)) => format!("{key} must be {TOML_VALUE}: {found}"),
+        (_, Some(key)) => format!("{} must be {TOML_VALUE}: {found}", begin_of(key)),
         (_, None) => format!("a line must be key = value, [table] or # comment: {found}"),
     };
     Mistake { line: Some(line_at(text, span.start)), text: said }

@@ -75,9 +75,17 @@ struct ExecKeys<'a> {
 
 #[derive(Serialize)]
 struct LimitKeys {
-    memory: Option<String>,
+    memory: Option<Size>,
     cpu: Option<String>,
     files: Option<u64>,
+}
+
+/// A size with its unit, or the bytes alone if they have more digits than that notation.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Size {
+    Text(String),
+    Bytes(u64),
 }
 
 #[derive(Serialize)]
@@ -179,10 +187,15 @@ fn queue_keys(queue: &QueueConfig) -> QueueKeys<'_> {
 fn limit_keys(limits: &ExecLimits) -> Option<LimitKeys> {
     let ExecLimits { memory, cpu, files } = *limits;
     (*limits != ExecLimits::default()).then(|| LimitKeys {
-        memory: memory.map(size::format),
+        memory: memory.map(size_of),
         cpu: cpu.map(duration::format),
         files,
     })
+}
+
+fn size_of(bytes: u64) -> Size {
+    let text = size::format(bytes);
+    if size::parse(&text).is_some() { Size::Text(text) } else { Size::Bytes(bytes) }
 }
 
 fn policy_keys(policy: &Policy) -> PolicyKeys {

@@ -189,6 +189,7 @@ pub fn host(text: Option<&str>) -> Result<String, String> {
         text.len() <= MAX_HOST_BYTES
             && text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+            && !text.contains("..")
     };
     let plain = |text: &str| text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     text.filter(is_host).map(plain).ok_or_else(|| {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::document::Document;
 use super::overrides::Overrides;
-use super::{Config, DEFAULT_QUEUE, QueueConfig, file};
+use super::{Config, DEFAULT_QUEUE, QueueConfig, Tokens, file};
 
 /// The most bytes of a configuration file: 100,000 queues with a line or two each.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -73,17 +73,27 @@ impl Config {
     ///
     /// The file cannot be read, or something in it or in all of it together is wrong.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let wrong = |mistakes| ConfigError::Wrong { file: file.map(Path::to_owned), mistakes };
         let bytes = match file {
             Some(file) => read_file(file)
                 .map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?,
             None => Vec::new(),
         };
-        let text = as_text(&bytes).map_err(|mistake| wrong(vec![mistake]))?;
+        Self::read(file, &bytes, overrides, Tokens::read_file)
+    }
+
+    /// The same of what the file holds; `read_tokens` adds what the file of tokens has.
+    pub(super) fn read(
+        file: Option<&Path>,
+        bytes: &[u8],
+        overrides: &Overrides,
+        read_tokens: impl FnOnce(&mut Tokens) -> Result<(), ConfigError>,
+    ) -> Result<Self, ConfigError> {
+        let wrong = |mistakes| ConfigError::Wrong { file: file.map(Path::to_owned), mistakes };
+        let text = as_text(bytes).map_err(|mistake| wrong(vec![mistake]))?;
         let document = Document::parse(text).map_err(|mistake| wrong(vec![mistake]))?;
         let mut config = file::read(&document);
         overrides.apply(&mut config);
-        let tokens = config.tokens.read_file();
+        let tokens = read_tokens(&mut config.tokens);
         // What is missing of a file that is wrong is no mistake of its own.
         let may_be_open = config.insecure || config.tokens.are_needed() || tokens.is_err();
         check_addresses(&config, may_be_open, overrides, &document);

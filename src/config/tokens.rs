@@ -123,9 +123,14 @@ impl Tokens {
     /// It cannot be read, has something wrong in it, or no token.
     pub(super) fn read_file(&mut self) -> Result<(), ConfigError> {
         let Some(file) = &self.file else { return Ok(()) };
-        let wrong = |mistakes| ConfigError::Wrong { file: Some(file.clone()), mistakes };
         let bytes = read_bounded(file)?;
-        let text = as_text(&bytes).map_err(|mistake| wrong(vec![mistake]))?;
+        self.add_from(&file.clone(), &bytes)
+    }
+
+    /// Takes the tokens that `file` has, which holds these bytes.
+    pub(super) fn add_from(&mut self, file: &Path, bytes: &[u8]) -> Result<(), ConfigError> {
+        let wrong = |mistakes| ConfigError::Wrong { file: Some(file.to_owned()), mistakes };
+        let text = as_text(bytes).map_err(|mistake| wrong(vec![mistake]))?;
         let document = Document::parse(text).map_err(|mistake| wrong(vec![mistake]))?;
         let mut top = document.top();
         let tokens = read(&mut top, &self.configured);

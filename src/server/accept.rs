@@ -34,9 +34,11 @@ impl Wanted {
             text.consider(&range, ["text", "plain"], "0.0.4");
             open_metrics.consider(&range, ["application", "openmetrics-text"], "1.0.0");
         }
-        // Who names OpenMetrics can read it; who takes anything may not expect it.
-        let is_named = open_metrics.precision >= Some(NAMED) && open_metrics.quality > 0.0;
-        let (format, content_type) = if is_named && open_metrics.quality >= text.quality {
+        // Who names OpenMetrics can read it; who takes anything may not expect it, but for the text.
+        let is_named = open_metrics.precision >= Some(NAMED);
+        let is_left = text.precision.is_some() && text.quality == 0.0;
+        let is_better = is_left || (is_named && open_metrics.quality >= text.quality);
+        let (format, content_type) = if is_better && open_metrics.quality > 0.0 {
             (Format::OpenMetrics, OPEN_METRICS[usize::from(open_metrics.utf8)])
         } else {
             (Format::Text, TEXT)
@@ -174,6 +176,7 @@ mod tests {
             &["application/openmetrics-text;q="],
             &["application/openmetrics"],
             &["application/json"],
+            &["text/plain;q=0, */*;q=0"],
             &["\u{fc}, \"; ,,;=", "nonsense"],
         ] {
             assert_eq!(wanted(accept), TEXT, "{accept:?}");
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn who_names_open_metrics_at_least_as_much_as_text_gets_it() {
+    fn who_names_open_metrics_at_least_as_much_as_text_or_refuses_text_gets_it() {
         let [underscores, utf8] = OPEN_METRICS;
         for (accept, expected) in [
             ("application/openmetrics-text", underscores),
@@ -199,6 +202,8 @@ mod tests {
                 underscores,
             ),
             ("nonsense, application/openmetrics-text;version=1.0.0, also;nonsense", underscores),
+            ("text/plain;q=0, */*", underscores),
+            ("text/*;q=0, application/*;q=0.1", underscores),
         ] {
             assert_eq!(wanted(&[accept]), expected, "{accept}");
         }

@@ -76,6 +76,17 @@ fn cut(text: &str) -> &str {
     text.char_indices().nth(MAX_ECHO).map_or(text, |(end, _)| &text[..end])
 }
 
+/// The same of what the parser says, but for what it expects at the end, which is ours.
+fn shortened(said: String) -> String {
+    let Some(more @ 1..) = said.chars().count().checked_sub(MAX_ECHO) else { return said };
+    let Some(end) = said.rfind(", expected ") else { return cut(&said).to_owned() };
+    let (begin, expected) = said.split_at(end);
+    match begin.char_indices().rev().nth(more - 1) {
+        Some((kept, _)) => format!("{}{expected}", &begin[..kept]),
+        None => cut(&said).to_owned(),
+    }
+}
+
 /// What to say about an error of the parser.
 pub(super) fn explain(error: &serde_json::Error, path: &str) -> ApiError {
     let said = error.to_string();
@@ -85,19 +96,22 @@ pub(super) fn explain(error: &serde_json::Error, path: &str) -> ApiError {
         return ApiError::new(code, format!("not valid JSON: {said}"));
     }
     let said = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
-    let quoted = said.split('`').nth(1).unwrap_or_default();
-    let (code, field) = if said.starts_with("unknown field") {
-        (Code::UnknownField, quoted)
-    } else if said.starts_with("missing field") {
-        (Code::MissingField, quoted)
-    } else if said.starts_with("duplicate field") {
-        (Code::InvalidField, quoted)
+    let (code, field) = if let Some(rest) = said.strip_prefix("unknown field `") {
+        // The caller's name may hold anything; what the parser says behind it does not.
+        let end = ["`, expected ", "`, there are "].iter().find_map(|end| rest.rfind(end));
+        (Code::UnknownField, end.map(|end| &rest[..end]))
+    } else if let Some(rest) = said.strip_prefix("missing field `") {
+        (Code::MissingField, rest.strip_suffix('`'))
+    } else if let Some(rest) = said.strip_prefix("duplicate field `") {
+        (Code::InvalidField, rest.strip_suffix('`'))
     } else {
-        (Code::InvalidField, path)
+        (Code::InvalidField, Some(path).filter(|path| !path.is_empty()))
     };
     let said = said.replace("expected i64", "expected an integer");
-    let error = ApiError::new(code, cut(&said));
-    if field.is_empty() { error } else { error.field(cut(field)) }
+    ApiError {
+        field: field.map(|field| cut(field).to_owned()),
+        ..ApiError::new(code, shortened(said))
+    }
 }
 
 /// Refuses JSON text that nests too deep; `text` is valid JSON.
@@ -130,6 +144,9 @@ mod tests {
     fn errors_name_their_field() {
         let field = |name: &str| Some(name.to_owned());
         assert_eq!(refused(br#"{"kind":"a","no":1}"#), (Code::UnknownField, field("no")));
+        assert_eq!(refused(br#"{"kind":"a","":1}"#), (Code::UnknownField, field("")));
+        let odd = br#"{"kind":"a","b`, expected `c":1}"#;
+        assert_eq!(refused(odd), (Code::UnknownField, field("b`, expected `c")));
         assert_eq!(refused(br#"{"priority":1}"#), (Code::MissingField, field("kind")));
         assert_eq!(refused(br"{}"), (Code::MissingField, field("kind")));
         assert_eq!(refused(br#"{"kind":7}"#), (Code::InvalidField, field("kind")));
@@ -147,6 +164,7 @@ mod tests {
         {
             let error = object::<Sample>(text.as_bytes()).expect_err("must be refused");
             assert_eq!(error.message.chars().count(), MAX_ECHO);
+            assert!(error.message.contains(", expected "), "{}", error.message);
             assert!(error.field.is_some_and(|field| field.chars().count() <= MAX_ECHO));
         }
     }

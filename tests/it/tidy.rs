@@ -6,6 +6,7 @@
 mod bounds;
 mod failures;
 mod forbidden;
+mod fuzzing;
 mod imports;
 mod places;
 mod project;
@@ -60,12 +61,15 @@ fn lines_found(rule: Rule, path: &str, text: &str) -> Vec<usize> {
 
 /// Every Rust file of the project.
 fn rust_files() -> Vec<Source> {
-    let mut files: Vec<Source> = ["build.rs", "src", "tests", "benches", "examples"]
-        .into_iter()
-        .flat_map(files_below)
-        .filter(|(path, _)| Path::new(path).extension().is_some_and(|extension| extension == "rs"))
-        .map(|(path, text)| Source::new(&path, &text))
-        .collect();
+    let mut files: Vec<Source> =
+        ["build.rs", "src", "tests", "benches", "examples", "fuzz/fuzz_targets"]
+            .into_iter()
+            .flat_map(files_below)
+            .filter(|(path, _)| {
+                Path::new(path).extension().is_some_and(|extension| extension == "rs")
+            })
+            .map(|(path, text)| Source::new(&path, &text))
+            .collect();
     assert!(files.iter().any(|file| file.path == "src/main.rs"), "src/main.rs was not found");
     source::mark_test_files(&mut files);
     files

@@ -137,6 +137,11 @@ fn a_list_or_table_of_another_shape_is_refused() {
             "tallyd.toml:3: hosts[1] must be a host name without scheme and port, such as \
              jobs.example.com, got \"http://b\"",
         ),
+        (
+            "hosts = [\"a..\"]",
+            "tallyd.toml:1: hosts[0] must be a host name without scheme and port, such as \
+             jobs.example.com, got \"a..\"",
+        ),
         ("queues = 5", "tallyd.toml:1: queues must be a table, got an integer"),
         ("[[queues]]\nname = \"a\"", "tallyd.toml:1: queues must be a table, got a list"),
     ]);
@@ -399,6 +404,36 @@ fn all_mistakes_are_told_at_once_in_the_order_of_the_lines() {
         ["tallyd.toml:1:", "tallyd.toml:3:", "tallyd.toml:4:", "tallyd.toml:6:"],
         "{told}"
     );
+}
+
+#[test]
+fn a_file_full_of_mistakes_is_told_of_a_hundred_and_their_number() {
+    let text: String = (0..5_000).rev().map(|number| format!("a{number} = 1\n")).collect();
+    let told = mistakes(&text, &Overrides::default());
+    let lines: Vec<_> = told.lines().collect();
+    assert_eq!(lines.len(), 101);
+    assert!(lines[..100].iter().all(|line| line.contains(": unknown key a")), "{told}");
+    assert_eq!(lines[100], "and 4900 more mistakes; mend these first");
+}
+
+#[test]
+fn a_key_is_shown_as_far_as_it_can_be_right_and_without_control_characters() {
+    let (long, cut) = ("k".repeat(5_000), "k".repeat(128));
+    let told = |text: &str| mistakes(text, &Overrides::default());
+    for (text, said) in [
+        (format!("{long} = 1"), format!("tallyd.toml:1: unknown key {cut}...; valid here are ")),
+        (format!("{long} = "), format!("tallyd.toml:1: {cut}... must be a TOML value")),
+        (
+            format!("{long} = 1\n{long} = 2"),
+            format!("tallyd.toml:2: {cut}... is there twice; keep one"),
+        ),
+        (
+            "'\u{9b}m' = 1\n'\u{9b}m' = 2".to_owned(),
+            "tallyd.toml:2: \"'\\u{9b}m'\" is there twice; keep one".to_owned(),
+        ),
+    ] {
+        assert!(told(&text).starts_with(&said), "{}", told(&text));
+    }
 }
 
 #[test]

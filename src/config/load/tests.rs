@@ -195,6 +195,16 @@ fn a_loaded_configuration_is_written_so_that_it_loads_again() {
 }
 
 #[test]
+fn a_memory_limit_of_any_size_reads_back() {
+    for bytes in ["1048576", "1099511627775", "\"999999999\"", "\"1023GiB\""] {
+        let text =
+            format!("[queues.a]\nexec = {{ command = [\"x\"], limits = {{ memory = {bytes} }} }}");
+        let config = load(&text).unwrap();
+        assert_eq!(load(&config.to_toml().unwrap()).unwrap(), config, "{bytes}");
+    }
+}
+
+#[test]
 fn values_of_variables_are_not_written() {
     let text = "[queues.a.exec]\ncommand = ['x']\nenv = { TOKEN = 'hunter2' }";
     let written = load(text).unwrap().to_toml().unwrap();

@@ -15,6 +15,7 @@ const ORDER: &[&[&str]] = &[
     &["backoff"],
     &["clock"],
     &["config"],
+    &["fuzzing"],
 ];
 
 fn wrong_imports(file: &Source) -> Vec<Finding> {
