@@ -74,10 +74,11 @@ impl Media {
         }
     }
 
-    /// What the headers say, without parameters such as `charset`.
+    /// What the headers say, without parameters such as `charset`; nothing if they say it twice.
     fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-        let essence = value.split(';').next().unwrap_or_default().trim();
+        let mut values = headers.get_all(CONTENT_TYPE).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return None };
+        let essence = value.to_str().ok()?.split(';').next().unwrap_or_default().trim();
         [Self::Json, Self::NdJson]
             .into_iter()
             .find(|media| essence.eq_ignore_ascii_case(media.name()))
@@ -305,5 +306,9 @@ mod tests {
         assert_eq!(media("text/plain"), None);
         assert_eq!(media("application/jsonp"), None);
         assert_eq!(Media::of(&HeaderMap::new()), None);
+        let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut twice = HeaderMap::from_iter([json.clone()]);
+        twice.append(json.0, json.1);
+        assert_eq!(Media::of(&twice), None, "it may not be said twice");
     }
 }
