@@ -1,5 +1,7 @@
 //! Request bodies: what may come in, how much of it, for how long.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -72,13 +74,30 @@ impl Media {
         }
     }
 
-    /// What the headers say, without parameters such as `charset`.
+    /// What the headers say, without parameters such as `charset`; nothing if they say it twice.
     fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-        let essence = value.split(';').next().unwrap_or_default().trim();
+        let mut values = headers.get_all(CONTENT_TYPE).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return None };
+        let essence = value.to_str().ok()?.split(';').next().unwrap_or_default().trim();
         [Self::Json, Self::NdJson]
             .into_iter()
             .find(|media| essence.eq_ignore_ascii_case(media.name()))
+    }
+}
+
+/// Whether the body of a request was read to its end. Of one that was not, what is left, or comes
+/// later, could be taken for the next request.
+#[derive(Clone, Default)]
+pub(super) struct ReadWhole(Arc<AtomicBool>);
+
+impl ReadWhole {
+    fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was, so far.
+    pub(super) fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -107,14 +126,17 @@ impl Api {
         limit: Limit,
         accepted: &[Media],
     ) -> Result<Received, ApiError> {
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
         let mut room = self.rooms.enter();
         // Who asks before it sends need not send what is refused.
         let asks = head.headers.contains_key(EXPECT);
         if asks && declared(&body).is_some_and(|bytes| bytes > limit.bytes) {
             return Err(limit.exceeded());
         }
-        let collected = timeout(BODY_TIMEOUT, collect(body, limit, &mut room)).await;
+        let collected = timeout(BODY_TIMEOUT, collect(&mut body, limit, &mut room)).await;
+        if let Some(whole) = head.extensions.get::<ReadWhole>().filter(|_| body.is_end_stream()) {
+            whole.note();
+        }
         let text = collected.map_err(|_| too_late())??;
         if head.headers.contains_key(CONTENT_ENCODING) {
             let message = "bodies are taken as they are; send it without content-encoding";
@@ -147,8 +169,8 @@ fn too_late() -> ApiError {
 }
 
 /// Gathers a body within its limit; of one that is refused, reads some more and keeps nothing.
-async fn collect(mut body: Body, limit: Limit, room: &mut Room) -> Result<Bytes, ApiError> {
-    let declared = declared(&body).unwrap_or_default();
+async fn collect(body: &mut Body, limit: Limit, room: &mut Room) -> Result<Bytes, ApiError> {
+    let declared = declared(body).unwrap_or_default();
     if declared > limit.bytes.saturating_add(READ_AWAY_BYTES) {
         return Err(limit.exceeded());
     }
@@ -232,8 +254,8 @@ mod tests {
         }
     }
 
-    async fn collected(body: Body) -> Result<Bytes, ApiError> {
-        collect(body, LIMIT, &mut Rooms::new().enter()).await
+    async fn collected(mut body: Body) -> Result<Bytes, ApiError> {
+        collect(&mut body, LIMIT, &mut Rooms::new().enter()).await
     }
 
     #[tokio::test]
@@ -284,5 +306,9 @@ mod tests {
         assert_eq!(media("text/plain"), None);
         assert_eq!(media("application/jsonp"), None);
         assert_eq!(Media::of(&HeaderMap::new()), None);
+        let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut twice = HeaderMap::from_iter([json.clone()]);
+        twice.append(json.0, json.1);
+        assert_eq!(Media::of(&twice), None, "it may not be said twice");
     }
 }

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
+use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONNECTION, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use super::auth::{Caller, Needs, Unknown};
+use super::body::ReadWhole;
 use super::error::{ApiError, Code};
 use super::{Api, Shared};
 
@@ -33,6 +35,7 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
     let method = method_label(request.method());
     let mut counted = Counted { api: &api, route, method, start: Instant::now(), status: HUNG_UP };
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let whole = (!request.body().is_end_stream()).then(ReadWhole::default);
 
     let needs = api.guard.needs(route, request.method());
     let allowed = check_caller(&api, needs, &request).and_then(|caller| {
@@ -46,6 +49,7 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
     let mut response = match allowed {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
+            whole.clone().map(|whole| request.extensions_mut().insert(whole));
             caught(route, next.run(request)).await
         }
         Err(refused) => refused.into_response(),
@@ -54,9 +58,10 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if chunked {
-        // It may have had a content-length as well, which hyper has removed by now. Then a proxy
-        // may disagree on where it ended, so nothing behind it is served.
+    if chunked || whole.is_some_and(|whole| !whole.is_noted()) {
+        // If chunked, it may have had a content-length as well, which hyper has removed by now. Then a
+        // proxy may disagree on where it ended, so nothing behind it is served. Nor if its body was not
+        // read: hyper would take what comes for the rest of it, or close without telling.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let refused = response.extensions().get::<Code>().copied();

@@ -96,7 +96,7 @@ async fn five_thousand_slow_clients_keep_nobody_from_health_and_metrics_and_are_
     let mut last = String::new();
     let mut unsent = slow.swap_remove(each); // one whose body did not come
     unsent.read_to_string(&mut last).await.expect("it was answered, and closed");
-    assert!(last.starts_with("HTTP/1.1 408 "), "{last}");
+    assert!(last.starts_with("HTTP/1.1 408 ") && last.contains("connection: close\r\n"), "{last}");
 }
 
 #[tokio::test]

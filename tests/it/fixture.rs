@@ -37,6 +37,7 @@ pub struct Daemon {
     variables: Vec<(String, String)>,
     /// What it finds as its standard input; nothing if none.
     input: Option<OwnedFd>,
+    log_level: &'static str,
     running: Option<Running>,
 }
 
@@ -71,8 +72,9 @@ impl Daemon {
     pub fn prepare_in(place: &Path, config: &str) -> Self {
         let directory = tempfile::tempdir_in(place).expect("a temporary directory");
         let (wrapper, variables) = (Vec::new(), Vec::new());
+        let (client, input, log_level) = (client(), None, "debug");
         let daemon =
-            Self { directory, client: client(), wrapper, variables, input: None, running: None };
+            Self { directory, client, wrapper, variables, input, log_level, running: None };
         daemon.configure(config);
         daemon
     }
@@ -90,6 +92,11 @@ impl Daemon {
     /// Sets a variable from the next start on.
     pub fn set(&mut self, variable: &str, value: &str) {
         self.variables.push((variable.to_owned(), value.to_owned()));
+    }
+
+    /// Has it log this level instead of debug from the next start on: under load that costs much.
+    pub fn log_at(&mut self, level: &'static str) {
+        self.log_level = level;
     }
 
     /// Gives it a descriptor as its standard input from the next start on.
@@ -112,7 +119,8 @@ impl Daemon {
         words.push(env!("CARGO_BIN_EXE_tallyd").to_owned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(["serve", "--config", "tallyd.toml", "--data", "tallyd.db"]);
-        command.args(["--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "debug"]);
+        command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]);
+        command.args(["--log-level", self.log_level]);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let input = self.input.as_ref().map(|input| input.try_clone().expect("it can be shared"));
         command

@@ -21,7 +21,7 @@ fn tallyd(words: &[&str], variables: &[(&str, &str)]) -> Output {
 }
 
 /// What `tallyd token new` prints with these words: the token, and its block.
-fn new(words: &[&str]) -> (String, String) {
+pub fn new(words: &[&str]) -> (String, String) {
     let output = tallyd(&[&["token", "new"], words].concat(), &[]);
     assert!(output.status.success(), "{}", said(&output));
     let text = String::from_utf8(output.stdout).expect("it is text");
