@@ -7,6 +7,7 @@ mod bounds;
 mod failures;
 mod forbidden;
 mod imports;
+mod lock;
 mod places;
 mod project;
 mod size;
