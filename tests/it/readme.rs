@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn readme() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    std::fs::read_to_string(path).expect("the README is there")
+    document("README.md")
+}
+
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 #[test]
@@ -20,8 +24,17 @@ fn its_table_of_metrics_is_the_catalogue() {
 /// Tests are named `module::test`; each must stand in that module of the tests, or of `src`.
 #[test]
 fn the_tests_that_it_names_exist() {
-    let readme = readme();
-    let named: Vec<(&str, &str)> = readme
+    assert_tests_exist(&readme());
+}
+
+#[test]
+fn the_tests_that_the_threat_model_names_exist_and_the_readme_leads_to_it() {
+    assert_tests_exist(&document("SECURITY.md"));
+    assert!(readme().contains("(SECURITY.md)"));
+}
+
+fn assert_tests_exist(document: &str) {
+    let named: Vec<(&str, &str)> = document
         .split('`')
         .skip(1)
         .step_by(2)
