@@ -6,6 +6,7 @@ mod differing;
 mod document;
 pub mod duration;
 mod effective;
+mod exposed;
 mod file;
 mod http;
 pub mod limits;
@@ -21,6 +22,7 @@ pub use overrides::Overrides;
 pub use tokens::{Role, Token, Tokens};
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -121,8 +123,8 @@ pub enum Runner {
     Http(HttpConfig),
 }
 
-/// A local command; never a shell line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A local command; never a shell line. Its `Debug` form has no value of a variable.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ExecConfig {
     /// The program and its arguments; never empty.
     pub command: Vec<String>,
@@ -186,6 +188,18 @@ pub const DEFAULT_QUEUE: &str = "default";
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl fmt::Debug for ExecConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { command, env, dir, limits } = self;
+        f.debug_struct("ExecConfig")
+            .field("command", command)
+            .field("env", &env.keys())
+            .field("dir", dir)
+            .field("limits", limits)
+            .finish()
+    }
+}
 
 impl LogFormat {
     /// All forms.

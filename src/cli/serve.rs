@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::logs::{self, Level};
 use super::reload::Reloading;
@@ -55,6 +56,9 @@ impl Serve {
     pub fn prepare(&self) -> Result<(Config, Level), ConfigError> {
         let config = self.settings.load()?;
         let level = logs::start(config.log);
+        for exposed in self.settings.exposed(&config) {
+            warn!(event = "settings_exposed", exposed, "others may use what is not theirs");
+        }
         Ok((config, level))
     }
 }

@@ -3,7 +3,7 @@
 //! A child asks the kernel to be killed when its parent ends, and "parent" means the thread that
 //! forked it. Threads of a runtime's pool come and go; this one stays.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -146,11 +146,15 @@ fn program(name: &str, config: &ExecConfig) -> Result<PathBuf, Refusal> {
     if name.contains('/') {
         return Ok(name.into());
     }
-    let own = config.env.get("PATH").map(OsString::from);
-    let path = own.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-    find(name, &path).ok_or_else(|| {
-        format!("cannot start {name}: no such program in PATH {}", path.display()).into()
-    })
+    let missing = |place: &str| format!("cannot start {name}: no such program in {place}").into();
+    match config.env.get("PATH") {
+        // What `env` has is not told.
+        Some(path) => find(name, OsStr::new(path)).ok_or_else(|| missing("the PATH of its env")),
+        None => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            find(name, &path).ok_or_else(|| missing(&format!("PATH {}", path.display())))
+        }
+    }
 }
 
 /// The first executable file of that name. Relative entries are skipped: they would change with
