@@ -15,11 +15,13 @@ pub mod name;
 mod overrides;
 pub mod size;
 pub mod tokens;
+mod user;
 
 pub use http::{HttpConfig, Secret};
 pub use load::{ConfigError, Mistake};
 pub use overrides::Overrides;
 pub use tokens::{Role, Token, Tokens};
+pub use user::ExecUser;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -132,6 +134,8 @@ pub struct ExecConfig {
     pub env: BTreeMap<String, String>,
     /// The working directory; the daemon's own if absent.
     pub dir: Option<PathBuf>,
+    /// As whom it runs; as the daemon if absent.
+    pub user: Option<ExecUser>,
     /// What each of its processes may use.
     pub limits: ExecLimits,
 }
@@ -191,11 +195,12 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl fmt::Debug for ExecConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { command, env, dir, limits } = self;
+        let Self { command, env, dir, user, limits } = self;
         f.debug_struct("ExecConfig")
             .field("command", command)
             .field("env", &env.keys())
             .field("dir", dir)
+            .field("user", user)
             .field("limits", limits)
             .finish()
     }

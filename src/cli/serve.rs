@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::{Failure, signals};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::daemon::{Daemon, DaemonError, Systemd};
-use crate::worker::exec::open_files;
+use crate::worker::exec::{open_files, privileges};
 
 /// How long the end waits for threads that are still reading: they hold nothing that matters.
 const LAST_READS: Duration = Duration::from_millis(100);
@@ -32,6 +32,7 @@ impl Serve {
     /// A wrong configuration, what kept the daemon from starting, or why it ended by itself.
     pub fn run(&self) -> Result<(), Failure> {
         let (mut config, level) = self.prepare()?;
+        privileges::check(&config).map_err(|error| Failure::Usage(error.into()))?;
         let format = config.log.format;
         let loaded = config.clone();
         let systemd = Systemd::take(&mut config).map_err(|error| Failure::Usage(error.into()))?;

@@ -11,6 +11,7 @@ mod group;
 mod leftovers;
 pub mod open_files;
 mod output;
+pub mod privileges;
 mod processes;
 mod rlimits;
 mod spawn;

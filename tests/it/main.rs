@@ -24,6 +24,7 @@ mod drain;
 mod exact;
 mod example;
 mod exec;
+mod exec_user;
 mod exposition;
 /// `tests/torture` uses the rest of it.
 #[allow(dead_code)]

@@ -133,7 +133,7 @@ fn keys_below(place: &str, table: &toml::Table) -> Vec<String> {
 #[test]
 fn its_table_of_the_configuration_has_every_key() {
     let all = "token_file = \"tokens.toml\"\nmetrics_listen = \"127.0.0.1:1\"\nbackup_dir = \"b\"\n[queues.q]\n\
-               exec = { command = [\"/bin/true\"], dir = \"/\", env = { A = \"b\" }, \
+               exec = { command = [\"/bin/true\"], dir = \"/\", env = { A = \"b\" }, user = \"0:0\", \
                limits = { memory = \"1GiB\", cpu = \"1m\", files = 99 } }\n\
                [queues.p.http]\nurl = \"http://a/\"\nheaders = { A = \"b\" }\n\
                secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n";
