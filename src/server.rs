@@ -67,6 +67,7 @@ pub struct Api {
     writes: TaskTracker,
     write_places: Arc<Semaphore>,
     rooms: Rooms,
+    answers: Rooms,
     scrapes: Arc<Scrapes>,
     guard: Arc<Guard>,
 }
@@ -93,6 +94,7 @@ impl Api {
             writes: TaskTracker::new(),
             write_places: Arc::new(Semaphore::new(MAX_WRITES)),
             rooms: Rooms::new(),
+            answers: Rooms::new(),
             scrapes: Scrapes::new(),
             guard,
         })
@@ -118,23 +120,30 @@ impl Api {
         &self,
         room: Room,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> Result<T, ApiError> {
-        if room.is_free() { Ok(work.await?) } else { self.write(Some(room), work).await }
+    ) -> Result<(T, Room), ApiError> {
+        if room.is_free() { Ok((work.await?, room)) } else { self.write_in(room, work).await }
     }
 
-    /// Runs a write to its end, even if the caller hangs up and this future is dropped. What was
-    /// received for it keeps its room until then.
+    /// Runs a write to its end, even if the caller hangs up and this future is dropped.
     async fn write<T: Send + 'static>(
         &self,
-        room: Option<Room>,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, ApiError> {
+        Ok(self.write_in(self.rooms.enter(), work).await?.0)
+    }
+
+    /// The same with the room that it holds, which is given back for the answer.
+    async fn write_in<T: Send + 'static>(
+        &self,
+        room: Room,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<(T, Room), ApiError> {
         let place = self.write_places.clone().acquire_owned().await;
         let place = place.expect("the semaphore is never closed");
         let to_its_end = async move {
             let done = work.await;
-            drop((room, place));
-            done
+            drop(place);
+            done.map(|done| (done, room))
         };
         match self.writes.spawn(to_its_end).await {
             Ok(done) => Ok(done?),

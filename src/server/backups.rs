@@ -28,7 +28,7 @@ pub(super) async fn write(
 ) -> Result<Response, ApiError> {
     api.receive(request, Limit::SMALL, &[Media::Json]).await?.object::<Nothing>()?;
     let store = api.store.clone();
-    let backup = api.write(None, async move { store.backup().await }).await?;
+    let backup = api.write(async move { store.backup().await }).await?;
     let file = backup.file.to_string_lossy().into_owned();
     Ok(json::answer(StatusCode::OK, &BackupView { file, bytes: backup.bytes }))
 }

@@ -1,17 +1,13 @@
 //! Leased jobs on their way to the caller: given back unless the connection took them.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
+use axum::body::Body;
 use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
 use super::Shared;
-use super::held::CHUNK;
+use super::held::Held;
 use crate::job::Outcome;
 use crate::store::{Finish, Lease};
 
@@ -29,7 +25,7 @@ impl Handover {
 
     /// The body that tells the caller of them.
     pub(super) fn around(self, body: Body) -> Body {
-        Body::new(Handed { body, pending: Bytes::new(), handover: self })
+        Held::around(body, self, |mut taken| taken.leases.clear())
     }
 }
 
@@ -55,48 +51,5 @@ impl Drop for Handover {
             }
         };
         self.api.writes.spawn_on(given_back, &runtime);
-    }
-}
-
-/// A body with the leases that it tells of.
-struct Handed {
-    body: Body,
-    /// What has come out of it and was not taken yet.
-    pending: Bytes,
-    handover: Handover,
-}
-
-impl HttpBody for Handed {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.pending.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)?) {
-                Some(frame) => self.pending = frame.into_data().unwrap_or_default(),
-                None => {
-                    self.handover.leases.clear();
-                    return Poll::Ready(None);
-                }
-            }
-        }
-        let length = self.pending.len().min(CHUNK);
-        let chunk = self.pending.split_to(length);
-        if self.is_end_stream() {
-            self.handover.leases.clear();
-        }
-        Poll::Ready(Some(Ok(Frame::data(chunk))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.pending.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self.body.size_hint().exact().unwrap_or_default(); // views are in memory
-        SizeHint::with_exact(self.pending.len() as u64 + rest)
     }
 }

@@ -13,9 +13,14 @@ use super::auth::Caller;
 use super::body::{Limit, Media};
 use super::error::ApiError;
 use super::job_view::{JobSummary, JobView};
+use super::leases::MAX_REPORT_BYTES;
 use super::query::{JobPath, ListQuery, write_cursor};
 use super::{Api, Shared, batch, job_request, json};
 use crate::store::{Action, BatchCreated, Created, JobId};
+
+/// The most that a job takes in an answer beside its payload: its result, an error text of which each
+/// byte may have to be escaped, and the rest.
+const MAX_VIEW_BYTES: usize = 7 * MAX_REPORT_BYTES + (8 << 10);
 
 /// A body for which no field is defined.
 #[derive(Deserialize, JsonSchema)]
@@ -63,8 +68,15 @@ pub(super) async fn create(
     let job = job_request::read(&received.text, &received.text, max_bytes)?;
     caller.check_create(&job.queue, &api.config)?;
     let store = api.store.clone();
-    let created = api.write_one(received.room, async move { store.create(job).await }).await?;
-    Ok(self::created(&created))
+    let create = async move { store.create(job).await };
+    let (created, room) = api.write_one(received.room, create).await?;
+    let answer = self::created(&created);
+    // The job that holds the key may be larger than the one that was sent.
+    if created.duplicate {
+        api.answers.enter().cover_answer(answer)
+    } else {
+        Ok(room.around(answer))
+    }
 }
 
 /// The answer to a create.
@@ -93,14 +105,15 @@ pub(super) async fn create_batch(
     for (index, job) in jobs.iter().enumerate() {
         caller.check_create(&job.queue, &api.config).map_err(|refused| refused.at(index))?;
     }
-    let created = if jobs.is_empty() {
-        BatchCreated { ids: Vec::new(), duplicates: Vec::new() }
+    let (created, room) = if jobs.is_empty() {
+        (BatchCreated { ids: Vec::new(), duplicates: Vec::new() }, received.room)
     } else {
         let store = api.store.clone();
         api.write_one(received.room, async move { store.create_batch(jobs).await }).await?
     };
     let ids = created.ids.iter().map(ToString::to_string).collect();
-    Ok(json::answer(StatusCode::CREATED, &BatchView { ids, duplicates: created.duplicates }))
+    let view = BatchView { ids, duplicates: created.duplicates };
+    Ok(room.around(json::answer(StatusCode::CREATED, &view)))
 }
 
 /// `GET /v1/jobs/{id}`
@@ -111,7 +124,7 @@ pub(super) async fn show(
 ) -> Result<Response, ApiError> {
     let job = api.store.job(id).await?;
     caller.check_shown(&job)?;
-    Ok(json::answer(StatusCode::OK, &JobView::from(&job)))
+    api.answers.enter().cover_answer(json::answer(StatusCode::OK, &JobView::from(&job)))
 }
 
 /// `GET /v1/jobs`
@@ -127,7 +140,7 @@ pub(super) async fn list(
         jobs: page.jobs.iter().map(JobSummary::in_list).collect(),
         next_cursor: page.next_cursor.map(write_cursor),
     };
-    Ok(json::answer(StatusCode::OK, &view))
+    api.answers.enter().cover_answer(json::answer(StatusCode::OK, &view))
 }
 
 /// `POST /v1/jobs/{id}/cancel`
@@ -158,7 +171,7 @@ pub(super) async fn discard(
 ) -> Result<Response, ApiError> {
     api.check_job(&caller, id, Action::Discard).await?;
     let store = api.store.clone();
-    api.write(None, async move { store.act(id, Action::Discard).await }).await?;
+    api.write(async move { store.act(id, Action::Discard).await }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -171,7 +184,9 @@ async fn act(
 ) -> Result<Response, ApiError> {
     api.receive(request, Limit::SMALL, &[Media::Json]).await?.object::<Nothing>()?;
     api.check_job(caller, id, action).await?;
+    let mut room = api.answers.enter();
+    room.cover(api.config.max_payload + MAX_VIEW_BYTES)?;
     let store = api.store.clone();
-    let job = api.write(None, async move { store.act(id, action).await }).await?;
-    Ok(json::answer(StatusCode::OK, &JobView::from(&job)))
+    let (job, room) = api.write_in(room, async move { store.act(id, action).await }).await?;
+    Ok(room.around(json::answer(StatusCode::OK, &JobView::from(&job))))
 }

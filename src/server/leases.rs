@@ -43,7 +43,7 @@ const LONG_POLL: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs
 const MAX_WORKER_BYTES: usize = 200;
 
 /// The most bytes of a result or of an error text; larger ones belong elsewhere.
-const MAX_REPORT_BYTES: usize = 64 << 10;
+pub(super) const MAX_REPORT_BYTES: usize = 64 << 10;
 
 /// What a worker asks for.
 #[derive(Deserialize, JsonSchema)]
@@ -153,6 +153,7 @@ pub(super) async fn lease(
         caller.check_queue(queue).map_err(refused)?;
     }
     api.check_leasable(&claim.queues).await?;
+    api.answers.check()?;
     let claimed = tokio::select! {
         biased;
         () = api.draining.cancelled() => return Err(draining()),
@@ -163,8 +164,10 @@ pub(super) async fn lease(
         .jobs
         .iter()
         .map(|leased| LeasedView { lease: leased.lease.to_string(), job: (&leased.job).into() });
-    let response = json::answer(StatusCode::OK, &LeasesView { jobs: jobs.collect() });
-    Ok(response.map(|body| handover.around(body)))
+    let answer = json::answer(StatusCode::OK, &LeasesView { jobs: jobs.collect() });
+    // If there is no room the jobs go back, and nobody has used up a try.
+    let answer = api.answers.enter().cover_answer(answer)?;
+    Ok(answer.map(|body| handover.around(body)))
 }
 
 /// The refusal of a daemon that is about to end.
@@ -180,8 +183,9 @@ pub(super) async fn finish(
     let received = api.receive(request, Limit::BATCH, &[Media::Json]).await?;
     let finishes = batch::items(&received, |text| read_finish(text, &received.text))?;
     let store = api.store.clone();
-    let answers = api.write_one(received.room, async move { store.finish(finishes).await }).await?;
-    Ok(results(&answers))
+    let finish = async move { store.finish(finishes).await };
+    let (answers, room) = api.write_one(received.room, finish).await?;
+    Ok(room.around(results(&answers)))
 }
 
 /// `POST /v1/leases/renew`
@@ -193,8 +197,9 @@ pub(super) async fn renew(
     let received = api.receive(request, Limit::SMALL, &[Media::Json]).await?;
     let renewal = received.object::<RenewRequest>()?.renewal()?;
     let store = api.store.clone();
-    let answers = api.write_one(received.room, async move { store.renew(renewal).await }).await?;
-    Ok(results(&answers))
+    let renew = async move { store.renew(renewal).await };
+    let (answers, room) = api.write_one(received.room, renew).await?;
+    Ok(room.around(results(&answers)))
 }
 
 fn results(answers: &[LeaseAnswer]) -> Response {

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 use std::sync::{Arc, LazyLock};
 
-use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::header::{
     CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, VARY,
@@ -69,7 +68,7 @@ pub(super) async fn exposition(
         }
     };
     let (text, place) = api.scrapes.answer(Reader::Prometheus, &api.metrics, write).await?;
-    let mut response = Body::new(Held::new(text, place)).into_response();
+    let mut response = Held::around(text.into(), place, drop).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(wanted.content_type));
     headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));

@@ -106,7 +106,7 @@ pub(super) async fn list(
     let queues = api.store.queues().await?;
     let queues = queues.iter().filter(|queue| caller.check_queue(&queue.name).is_ok());
     let queues = queues.map(|queue| QueueView::new(queue, &api.config)).collect();
-    Ok(json::answer(StatusCode::OK, &QueuesView { queues }))
+    api.answers.enter().cover_answer(json::answer(StatusCode::OK, &QueuesView { queues }))
 }
 
 /// `GET /v1/queues/{queue}`
@@ -144,7 +144,7 @@ async fn set_paused(
 ) -> Result<Response, ApiError> {
     api.receive(request, Limit::SMALL, &[Media::Json]).await?.object::<Nothing>()?;
     let store = api.store.clone();
-    let queue = api.write(None, async move { store.set_paused(&name, paused).await }).await?;
+    let queue = api.write(async move { store.set_paused(&name, paused).await }).await?;
     Ok(json::answer(StatusCode::OK, &QueueView::new(&queue, &api.config)))
 }
 
@@ -154,7 +154,7 @@ pub(super) async fn forget(
     QueuePath(name): QueuePath,
 ) -> Result<Response, ApiError> {
     let store = api.store.clone();
-    api.write(None, async move { store.forget(&name).await }).await?;
+    api.write(async move { store.forget(&name).await }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

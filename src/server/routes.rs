@@ -210,11 +210,12 @@ fn job_routes() -> Vec<Route> {
             .needs(Needs::READERS_OF_JOBS)
             .query::<ListQuery>()
             .answers::<PageView>(200)
+            .refuses(&[Code::ServerBusy])
             .reads(),
         Route::new(Method::GET, "/v1/jobs/{id}", "showJob", "shows a job", jobs::show)
             .needs(Needs::READERS_OF_JOBS)
             .answers::<JobView>(200)
-            .refuses(&[Code::JobNotFound])
+            .refuses(&[Code::JobNotFound, Code::ServerBusy])
             .reads(),
     ]
 }
@@ -270,6 +271,7 @@ fn queue_routes() -> Vec<Route> {
         Route::new(Method::GET, "/v1/queues", "listQueues", "lists queues", queues::list)
             .needs(Needs::READERS_OF_QUEUES)
             .answers::<QueuesView>(200)
+            .refuses(&[Code::ServerBusy])
             .writes(),
         Route::new(Method::GET, ONE, "showQueue", "shows a queue", queues::show)
             .needs(Needs::READERS_OF_QUEUES)

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -159,7 +158,7 @@ pub(super) async fn show(
         beside_requests(move || json::text(&StatsView::new(&cut.snapshot)).into()).await
     };
     let (text, place) = api.scrapes.answer(Reader::Stats, &api.metrics, write).await?;
-    Ok(([(CONTENT_TYPE, json::JSON)], Body::new(Held::new(text, place))).into_response())
+    Ok(([(CONTENT_TYPE, json::JSON)], Held::around(text.into(), place, drop)).into_response())
 }
 
 #[cfg(test)]

@@ -185,7 +185,7 @@ async fn a_write_keeps_the_room_of_its_body_when_its_caller_hangs_up() {
     };
     tokio::select! {
         biased;
-        _ = api.write(Some(whole), work) => panic!("it cannot be finished yet"),
+        _ = api.write_in(whole, work) => panic!("it cannot be finished yet"),
         () = std::future::ready(()) => {} // the caller is gone
     }
     assert!(api.rooms.enter().cover(1 << 20).is_err(), "what was received is still held");
@@ -207,7 +207,7 @@ async fn writes_whose_callers_have_gone_are_bounded() {
         };
         tokio::select! {
             biased;
-            _ = api.write(None, work) => panic!("it is not stopped yet"),
+            _ = api.write(work) => panic!("it is not stopped yet"),
             () = std::future::ready(()) => begun = api.writes.len(),
         }
     }
@@ -277,6 +277,60 @@ async fn large_bodies_are_refused_while_others_have_all_the_room() {
     drop(others);
     let taken = server.send(Routes::Whole, post("/v1/jobs", &large)).await;
     assert_eq!(taken.status(), 201);
+}
+
+#[tokio::test]
+async fn large_answers_are_refused_while_others_have_all_the_room_and_nothing_is_changed() {
+    let server = Fixture::new(|_| {});
+    let send = async |request| server.send(Routes::Whole, request).await;
+    let large = json!({"kind": "k", "unique_key": "u", "payload": "x".repeat(20 << 10)});
+    let created = send(post("/v1/jobs", &large)).await;
+    assert_eq!(created.status(), 201);
+    let job = created.headers()["location"].to_str().expect("a path").to_owned();
+    drop(created);
+    let mut others = server.api.answers.enter();
+    others.cover(128 << 20).expect("all is free");
+    let show = || {
+        let request = Request::builder().uri(&job).header("host", "localhost");
+        request.body(Body::empty()).expect("a valid request")
+    };
+    let lease = || post("/v1/leases", &json!({"queues": ["default"]}));
+    let cancel = || post(&format!("{job}/cancel"), &json!({}));
+    let same_key = || post("/v1/jobs", &json!({"kind": "k", "unique_key": "u"}));
+    for request in [show(), lease(), cancel(), same_key()] {
+        let what = request.uri().clone();
+        assert_eq!(refusal(send(request).await).await, busy(), "{what}");
+    }
+    // A create has had its room before.
+    let other = json!({"kind": "k", "queue": "other", "payload": "x".repeat(20 << 10)});
+    assert_eq!(send(post("/v1/jobs", &other)).await.status(), 201);
+
+    drop(others);
+    let shown = send(show()).await.into_body().collect().await.expect("it is whole").to_bytes();
+    let shown: Value = serde_json::from_slice(&shown).expect("JSON");
+    assert_eq!((&shown["state"], &shown["attempt"]), (&json!("ready"), &json!(0)));
+    for request in [same_key(), lease(), cancel()] {
+        let what = request.uri().clone();
+        assert_eq!(send(request).await.status(), 200, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn jobs_for_whose_answer_there_is_no_room_go_back() {
+    let server = Fixture::new(|_| {});
+    let send = async |request| server.send(Routes::Whole, request).await;
+    let large = json!({"kind": "k", "payload": "x".repeat(900 << 10)});
+    for _ in 0..2 {
+        assert_eq!(send(post("/v1/jobs", &large)).await.status(), 201);
+    }
+    let mut others = server.api.answers.enter();
+    others.cover((128 << 20) - (1 << 20)).expect("all is free");
+    let lease = |max: u8| post("/v1/leases", &json!({"queues": ["default"], "max": max}));
+    assert_eq!(refusal(send(lease(2)).await).await, busy(), "there is room for one");
+    while server.ask("GET", "/v1/queues/default", "").await.1["jobs"]["ready"] != json!(2) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(send(lease(1)).await.status(), 200);
 }
 
 #[tokio::test]

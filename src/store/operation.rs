@@ -5,6 +5,12 @@ use super::sqlite::{BackupStep, Engine, Mark};
 use super::*;
 use crate::job::Outcome;
 
+/// The most that the row of a new job takes, with its places in the indexes.
+const ROW_BYTES: usize = 512;
+
+/// What its unique key takes.
+const KEY_BYTES: usize = 4_096;
+
 impl<A, R> Call<A, R> {
     /// Applies the operation and keeps what to answer; an error concerns the whole batch.
     pub(super) fn apply(
@@ -86,11 +92,20 @@ impl Operation {
         match self {
             Self::Create(call) => call.ask.payload.len(),
             Self::CreateBatch(call) => call.ask.iter().map(|job| job.payload.len()).sum(),
-            Self::Finish(call) => {
-                let result = |finish: &Finish| finish.result.as_ref().map_or(0, bytes::Bytes::len);
-                let error = |finish: &Finish| finish.error.as_ref().map_or(0, String::len);
-                call.ask.iter().map(|finish| result(finish) + error(finish)).sum()
-            }
+            Self::Finish(call) => call.ask.iter().map(Finish::bytes).sum(),
+            _ => 0,
+        }
+    }
+
+    /// About how many bytes its new jobs bring to the log: what they hold, their rows, and a page of
+    /// the index of keys, in which they lie far apart.
+    pub(super) fn brings(&self) -> usize {
+        let brings = |job: &NewJob| {
+            job.payload.len() + ROW_BYTES + job.unique.as_ref().map_or(0, |_| KEY_BYTES)
+        };
+        match self {
+            Self::Create(call) => brings(&call.ask),
+            Self::CreateBatch(call) => call.ask.iter().map(brings).sum(),
             _ => 0,
         }
     }

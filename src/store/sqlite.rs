@@ -61,6 +61,7 @@ mod kept;
 mod log;
 mod open;
 mod queues;
+mod quota;
 mod read;
 mod reading;
 mod recount;
@@ -155,13 +156,13 @@ impl Engine {
         self.mark.clone()
     }
 
-    /// Begins a batch.
-    pub(super) fn begin(&mut self) -> Result<(), Failure> {
+    /// Begins a batch whose creates bring so many bytes to the log.
+    pub(super) fn begin(&mut self, brought: usize) -> Result<(), Failure> {
         if let Some(reason) = self.checkpointer.failure() {
             return Err(Failure::Fatal(reason));
         }
         self.changes = self.connection.total_changes();
-        self.checkpointer.catch_up(&self.connection);
+        self.checkpointer.catch_up(&self.connection, brought);
         let begun = self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([]);
         match begun {
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
@@ -249,7 +250,8 @@ impl Engine {
             self.connection.prepare_cached(pragma)?.query_row([], |row| row.get(0))
         };
         let free = pages("PRAGMA freelist_count")?;
-        if free > FREE_PAGES_KEPT && free > pages("PRAGMA page_count")? / 4 {
+        let is_limited = self.checkpointer.quota().is_limited();
+        if !is_limited && free > FREE_PAGES_KEPT && free > pages("PRAGMA page_count")? / 4 {
             let mut vacuum = self.connection.prepare_cached("PRAGMA incremental_vacuum(256)")?;
             let mut given_back = vacuum.query([])?; // a row for each page
             while given_back.next()?.is_some() {}

@@ -258,6 +258,13 @@ pub struct Finish {
     pub error: Option<String>,
 }
 
+impl Finish {
+    /// About how many bytes it leaves.
+    pub(super) fn bytes(&self) -> usize {
+        self.result.as_ref().map_or(0, Bytes::len) + self.error.as_ref().map_or(0, String::len)
+    }
+}
+
 /// Leases to renew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renewal {

@@ -229,7 +229,7 @@ impl Writing {
     fn attempt(&mut self, batch: &mut [Operation], served: &mut Served) -> Result<(), Failure> {
         let operations = batch.len();
         let started = Stopwatch::start();
-        self.engine.begin()?;
+        self.engine.begin(batch.iter().map(Operation::brings).sum())?;
         for operation in batch.iter_mut() {
             if matches!(operation, Operation::Claim(..)) {
                 self.serve_parked(served)?; // who has waited longer comes first

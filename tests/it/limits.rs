@@ -326,3 +326,29 @@ async fn a_draining_daemon_leases_nothing_and_takes_everything_else() {
     send(&daemon, "POST", &format!("/v1/jobs/{slow}/cancel"), Value::Null).await;
     assert!(daemon.wait().success(), "with its last attempt ended, it has drained");
 }
+
+/// A page may be short, and only a null cursor ends the list.
+#[tokio::test]
+async fn a_page_of_jobs_with_long_error_texts_is_short() {
+    let daemon = Daemon::start("");
+    for _ in 0..12 {
+        create(&daemon, json!({"kind": "k"})).await;
+    }
+    let leased = daemon.post("/v1/leases", json!({"queues": ["default"], "max": 12})).await.1;
+    let text = "\u{1}".repeat(64 << 10); // each of them takes six bytes in an answer
+    let fail = |job: &Value| json!({"lease": job["lease"], "outcome": "failed", "error": text});
+    let finishes = leased["jobs"].as_array().unwrap().iter().map(fail).collect();
+    let (_, answer) = daemon.post("/v1/leases/finish", Value::Array(finishes)).await;
+    assert_eq!(answer, json!({"results": vec!["ok"; 12]}));
+
+    let (mut path, mut listed, mut pages) = ("/v1/jobs?limit=500".to_owned(), 0, 0);
+    loop {
+        let answer = call(&daemon, "GET", &path, &[], "").await;
+        assert!(answer.text.len() < 3 << 20, "a page of {} bytes", answer.text.len());
+        listed += answer.json["jobs"].as_array().unwrap().len();
+        pages += 1;
+        let Some(cursor) = answer.json["next_cursor"].as_str() else { break };
+        path = format!("/v1/jobs?limit=500&cursor={cursor}");
+    }
+    assert_eq!((listed, pages), (12, 3));
+}

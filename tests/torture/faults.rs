@@ -3,6 +3,7 @@
 mod acknowledged;
 mod covered;
 mod full_disk;
+mod held;
 mod read_only;
 
 use std::time::{Duration, Instant};
@@ -10,12 +11,11 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::{Client, StatusCode};
-use rusqlite::Connection;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::crash::seed;
-use crate::fixture::{Daemon, MOST_WAL_BYTES, PATIENCE, scaled};
+use crate::fixture::{Daemon, PATIENCE, scaled};
 use crate::stored::Stored;
 use crate::strace::trace;
 
@@ -221,53 +221,4 @@ async fn a_failed_sync_or_write_is_acknowledged_to_nobody_of_many() {
         // What was written before a failed sync is there after all; what could not be is not.
         check_fail_stop_of_many(failing_in("pwrite64", write, Some("tallyd.db-wal"))).await;
     }
-}
-
-/// F9: the log stays within its limit behind a foreign reader; creates get 503, nothing else stops.
-#[tokio::test]
-async fn a_reader_that_holds_the_file_stops_creates_only_and_the_log_stays_bounded() {
-    let mut daemon = Daemon::start("[queues.q]\nlease = \"10m\"\n");
-    for _ in 0..10 {
-        assert_eq!(create(&daemon, &Value::Null).await.0, StatusCode::CREATED);
-    }
-    let leases = lease(&daemon, 10).await;
-    let reader = Connection::open(daemon.path("tallyd.db")).unwrap();
-    let count = "SELECT count(*) FROM jobs";
-    reader.execute_batch("BEGIN").unwrap();
-    let held: i64 = reader.query_row(count, [], |row| row.get(0)).unwrap();
-    assert_eq!(held, 10);
-
-    let payload = Value::from("x".repeat(1_000_000));
-    let (created, status, answer) = create_until_refused(&daemon, &payload, 200).await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
-    assert_eq!(answer["error"]["code"], "store_busy");
-    for lease in &leases {
-        complete(&daemon, lease).await;
-        assert_eq!(create(&daemon, &payload).await.0, StatusCode::SERVICE_UNAVAILABLE);
-    }
-    // Everybody else goes on, as for minutes. Each change takes room in the log, which nobody can
-    // copy: 16 MiB are left for them.
-    for _ in 0..50 {
-        let given = lease(&daemon, 1).await;
-        let release = json!([{"lease": given[0], "outcome": "released"}]);
-        let (status, answer) = daemon.post("/v1/leases/finish", release).await;
-        assert_eq!((status, answer), (StatusCode::OK, json!({"results": ["ok"]})));
-    }
-    let more = lease(&daemon, 1).await;
-    let written = daemon.wal_bytes();
-    eprintln!("{} MB of log behind the reader", written / 1_000_000);
-    assert!(written < MOST_WAL_BYTES, "the log has {written} bytes");
-    check_identities(&daemon).await;
-
-    reader.execute_batch("COMMIT").unwrap();
-    until_accepted(&daemon, &Value::Null).await;
-    complete(&daemon, &more[0]).await;
-    for _ in 0..80 {
-        // Another may be refused for a moment, while the log is copied.
-        until_accepted(&daemon, &payload).await;
-        let written = daemon.wal_bytes();
-        assert!(written < MOST_WAL_BYTES, "the log has {written} bytes");
-    }
-    drop(reader);
-    check_stored(&mut daemon, &created);
 }

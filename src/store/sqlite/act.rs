@@ -30,6 +30,7 @@ impl Engine {
         let core = self.find(id)?;
         let core = core.ok_or(StoreError::NoSuchJob(id))?;
         let job = self.whole_job(id.key())?;
+        self.checkpointer.quota().take(1, 0)?;
         self.act_on(&core, action, job.unique_key.as_deref())?;
         match action {
             Action::Discard => Ok(job),

@@ -98,6 +98,14 @@ const DEAD: &[Part] = &[Part {
 impl Engine {
     /// Acts on jobs of a queue until the limit, or until this step has seen enough rows.
     pub(in crate::store) fn act_on_many(&mut self, bulk: &Bulk) -> Result<BulkStep, Failure> {
+        let most = EXAMINED.min(bulk.limit);
+        self.checkpointer.quota().take(most, 0)?;
+        let step = self.bulk_step(bulk)?;
+        self.checkpointer.quota().give_back(most - step.count);
+        Ok(step)
+    }
+
+    fn bulk_step(&mut self, bulk: &Bulk) -> Result<BulkStep, Failure> {
         let queue = self.state.queue_named(&bulk.queue);
         let queue = queue.ok_or_else(|| StoreError::NoSuchQueue(bulk.queue.clone()))?;
         let parts = match bulk.action {

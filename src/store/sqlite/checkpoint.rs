@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! pages in the log:  0 ...... THREAD_AT ................. WRITER_AT .......... LIMIT
-//! who copies them:             a thread, again and again   and the writer      creates get 503
-//!                                                          copies the rest
+//! who copies them:             a thread, again and again   and the writer      creates get 503,
+//!                                                          copies the rest     see `quota`
 //! ```
 //!
 //! The thread's PASSIVE checkpoints copy what was committed before they began, beside the writer.
@@ -46,12 +46,13 @@ use tracing::warn;
 use super::backup::BackupStep;
 use super::log::{Changed, Log, Mark};
 use super::open::flags;
+use super::quota::{self, Quota};
 use super::reading::Reading;
 use crate::metrics::Metrics;
 use crate::store::OpenError;
 
 /// The bytes of a page in the log, with its header.
-const PAGE_BYTES: i64 = 4_096 + 24;
+pub(super) const PAGE_BYTES: i64 = 4_096 + 24;
 
 /// The log's length at which the thread copies: 4 MiB.
 const THREAD_AT: i64 = (4 << 20) / PAGE_BYTES;
@@ -62,9 +63,9 @@ const WRITER_AT: i64 = (32 << 20) / PAGE_BYTES;
 /// The length from which our own reads pause in any case: 40 MiB.
 const PAUSE_AT: i64 = (40 << 20) / PAGE_BYTES;
 
-/// The length from which creates are refused: 48 MiB, so that the log stays within the 64 MiB that
-/// are promised although a transaction of 16 MiB may still come.
+/// The length from which creates are refused: 48 MiB. What a batch of them brings may pass it by 4.
 const LIMIT: i64 = (48 << 20) / PAGE_BYTES;
+const OVER_LIMIT: i64 = (4 << 20) / PAGE_BYTES;
 
 /// How long the writer waits for the thread, and for our own reads, when the log has reached its limit.
 const CATCH_UP: Duration = Duration::from_millis(500);
@@ -79,6 +80,8 @@ pub(super) struct Checkpointer {
     asked_at: i64,
     /// The log is over its limit, and copying it does not help until the next look.
     is_held: bool,
+    /// What the batch under way may add then.
+    quota: Quota,
     /// The log's length when it was last looked at without a commit.
     looked_at: i64,
     /// The log's length when the writer had copied all of it: the next commit begins at its start,
@@ -166,6 +169,7 @@ impl Checkpointer {
             is_short_of_room: false,
             asked_at: 0,
             is_held: false,
+            quota: Quota::unlimited(),
             looked_at: 0,
             copied_at: None,
             reading: Reading::new(),
@@ -199,15 +203,31 @@ impl Checkpointer {
         self.is_short_of_room = is_short;
     }
 
-    /// Whether the log cannot be kept short, since somebody else holds the file.
+    /// Whether the log cannot be kept short, since somebody else holds the file, and the batch would
+    /// bring it over the limit of creates.
     pub(super) fn is_over_limit(&self) -> bool {
-        self.is_held && self.pages.load(Ordering::Relaxed) >= LIMIT
+        self.is_held
     }
 
-    /// Before a batch, if the log has reached its limit: waits for the thread and our own reads and
-    /// copies the rest, so that only somebody else's reader can keep it over the limit.
-    pub(super) fn catch_up(&mut self, connection: &Connection) {
-        if self.pages.load(Ordering::Relaxed) < LIMIT {
+    /// What the batch under way may still add to the log.
+    pub(super) fn quota(&mut self) -> &mut Quota {
+        &mut self.quota
+    }
+
+    /// Before a batch whose creates bring so many bytes, if the log would pass their limit: waits for the
+    /// thread and our own reads and copies the rest, so that only somebody else's reader can keep it.
+    pub(super) fn catch_up(&mut self, connection: &Connection, brought: usize) {
+        self.make_room(connection, quota::pages_of_bytes(brought));
+        self.quota = if self.is_held {
+            Quota::held(self.pages.load(Ordering::Relaxed))
+        } else {
+            Quota::unlimited()
+        };
+    }
+
+    fn make_room(&mut self, connection: &Connection, brought: i64) {
+        let pages = self.pages.load(Ordering::Relaxed);
+        if pages < LIMIT && pages + brought < LIMIT + OVER_LIMIT {
             self.is_held = false;
         } else if !self.is_held {
             self.reading.pause();

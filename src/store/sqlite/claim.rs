@@ -27,11 +27,18 @@ struct Taking<'c> {
 impl Engine {
     /// Leases up to `max` jobs; empty when nothing is ready, or a queue is paused or unknown.
     pub(in crate::store) fn claim(&mut self, claim: &Claim) -> Result<Claimed, Failure> {
+        let most = self.checkpointer.quota().take_beginnings(claim.max)?;
+        let claimed = self.claim_up_to(most, claim)?;
+        self.checkpointer.quota().give_back(most - claimed.jobs.len());
+        Ok(claimed)
+    }
+
+    fn claim_up_to(&mut self, most: usize, claim: &Claim) -> Result<Claimed, Failure> {
         let mut claimed = Claimed::default();
         let mut bytes = 0;
         for name in &claim.queues {
             let Some(queue) = self.state.queue_named(name) else { continue };
-            let wanted = claim.max - claimed.jobs.len();
+            let wanted = most - claimed.jobs.len();
             if wanted == 0 || self.state.queue(queue)?.paused {
                 continue;
             }

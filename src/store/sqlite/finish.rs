@@ -18,6 +18,8 @@ impl Engine {
         &mut self,
         finishes: &[Finish],
     ) -> Result<Vec<LeaseAnswer>, Failure> {
+        let bytes = finishes.iter().map(Finish::bytes).sum();
+        self.checkpointer.quota().take(finishes.len(), bytes)?;
         let answers = finishes.iter().map(|finish| {
             let answer = self.finish_one(finish);
             self.lost_if_damaged(finish.lease.job, answer)
@@ -54,6 +56,7 @@ impl Engine {
         &mut self,
         renewal: &Renewal,
     ) -> Result<Vec<LeaseAnswer>, Failure> {
+        self.checkpointer.quota().take(renewal.leases.len(), 0)?;
         let answers = renewal.leases.iter().map(|lease| {
             let answer = self.renew_one(lease, renewal.duration);
             self.lost_if_damaged(lease.job, answer)

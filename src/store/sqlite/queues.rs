@@ -14,6 +14,7 @@ impl Engine {
     ) -> Result<Queue, Failure> {
         let id = self.known_queue(name)?;
         if self.state.queue(id)?.paused != paused {
+            self.checkpointer.quota().take(1, 0)?;
             self.state.set_paused(id, paused);
         }
         self.queue_now(id)
@@ -29,6 +30,7 @@ impl Engine {
         if jobs > 0 {
             return Err(StoreError::QueueNotEmpty { queue: name.to_owned(), jobs }.into());
         }
+        self.checkpointer.quota().take(1, 0)?;
         self.connection.prepare_cached("DELETE FROM queues WHERE id = ?")?.execute([id.0])?;
         for row in self.state.remove_queue(id) {
             self.connection.prepare_cached("DELETE FROM ledger WHERE id = ?")?.execute([row.0])?;

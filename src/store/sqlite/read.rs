@@ -22,6 +22,9 @@ const STEPS_BETWEEN_LOOKS: i32 = 20_000;
 /// The most jobs that a page looks at before it is given out short.
 const EXAMINED: usize = 20_000;
 
+/// About how many bytes a page has when it is given out short: error texts may be long.
+const PAGE_BYTES: usize = 2 << 20;
+
 /// A few read-only connections; clones share them.
 #[derive(Clone)]
 pub(in crate::store) struct Readers {
@@ -159,7 +162,7 @@ fn page(connection: &Connection, config: &Config, filter: &Filter) -> rusqlite::
     let below = filter.cursor.unwrap_or(i64::MAX);
     let mut rows = select.query((below, EXAMINED as i64))?;
     let mut page = Page::default();
-    let mut seen = 0;
+    let (mut seen, mut bytes) = (0, 0);
     while let Some(row) = rows.next()? {
         let key: i64 = row.get(0)?;
         seen += 1;
@@ -167,10 +170,11 @@ fn page(connection: &Connection, config: &Config, filter: &Filter) -> rusqlite::
             && filter.state.is_none_or(|state| row.get_ref(2).is_ok_and(|v| is(v, state.name())))
             && filter.kind.as_ref().is_none_or(|kind| row.get_ref(3).is_ok_and(|v| is(v, kind)));
         if is_wanted && let Some(job) = whole(&view, config, key, SELECT_LISTED_JOB)? {
+            bytes += job.bytes();
             page.jobs.push(job);
         }
         page.next_cursor = Some(key);
-        if page.jobs.len() == filter.limit {
+        if page.jobs.len() == filter.limit || bytes >= PAGE_BYTES {
             return Ok(page);
         }
     }

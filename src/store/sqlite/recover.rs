@@ -22,7 +22,7 @@ impl Engine {
     /// A crash on the way does no harm: what was ended does not run any more, and what was renewed
     /// is renewed again.
     pub(super) fn recover(&mut self) -> Result<(), Failure> {
-        self.begin()?;
+        self.begin(0)?;
         let config = self.config.clone();
         for (name, queue) in &config.queues {
             self.queue_or_new(name)?;
@@ -35,7 +35,7 @@ impl Engine {
         self.after_commit();
         let mut cut_off = 0;
         for keys in self.running()?.chunks(STEP) {
-            self.begin()?;
+            self.begin(0)?;
             for key in keys {
                 cut_off += usize::from(self.recover_one(*key)?);
             }

@@ -13,7 +13,7 @@ use super::state::{QueueId, QueueState, check_row};
 use crate::clock::{Tick, Timestamp};
 use crate::job::{self, Event, Outcome, State};
 use crate::store::operation::Failure;
-use crate::store::{Sweep, Swept};
+use crate::store::{StoreError, Sweep, Swept};
 use crate::tally::Totals;
 
 /// The most rows of each sort that one sweep handles: about a millisecond of the writer's time.
@@ -54,13 +54,28 @@ impl Engine {
     pub(in crate::store) fn sweep(&mut self, sweep: &Sweep) -> Result<Swept, Failure> {
         if sweep.is_first_step() {
             self.tidy_file()?;
+        }
+        // Once no attempt may begin, nothing has to become ready, nor any lease to end.
+        let most = 2 * STEP;
+        if self.checkpointer.quota().take_beginnings(most)? < most {
+            return Err(StoreError::Busy.into());
+        }
+        let swept = self.sweep_step(sweep)?;
+        self.checkpointer.quota().give_back(most - swept.promoted - swept.expired);
+        Ok(swept)
+    }
+
+    fn sweep_step(&mut self, sweep: &Sweep) -> Result<Swept, Failure> {
+        if sweep.is_first_step() {
             self.state.queues.values_mut().for_each(|queue| queue.passed_over = <_>::default());
         }
         let mut swept = Swept::default();
         let (now, tick) = (self.clock.now(), self.clock.tick());
         let due_after = self.promote_due(now, sweep.due_after, &mut swept)?;
         let leases_after = self.expire_leases(tick, sweep.leases_after, &mut swept)?;
-        let prune_on = self.prune(&mut swept)?;
+        // While the log cannot be copied it is not for old jobs to fill it.
+        let is_limited = self.checkpointer.quota().is_limited();
+        let prune_on = !is_limited && self.prune(&mut swept)?;
         if due_after.is_some() || leases_after.is_some() || prune_on {
             // A walk that is over stays where it was; what came since is for the next tick.
             swept.next = Some(Sweep {

@@ -43,7 +43,7 @@ impl Traced {
     }
 
     pub(super) fn commit<R>(&mut self, operation: impl FnOnce(&mut Engine) -> R) -> R {
-        self.engine.begin().expect("it begins");
+        self.engine.begin(0).expect("it begins");
         let done = operation(&mut self.engine);
         self.engine.commit().expect("it commits");
         done
