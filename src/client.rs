@@ -17,6 +17,7 @@ pub use jobs::{Created, CreatedBatch, Job, LastError, ListQuery, NewJob, Page, U
 pub use leases::{Finish, LeaseRequest, LeaseResult, LeasedJob, Outcome};
 pub use queues::{Backup, Bulk, BulkDone, BulkRequest, Queue, Queues};
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -47,13 +48,19 @@ const IDLE: Duration = Duration::from_secs(30);
 const USER_AGENT: &str = concat!("tallyd/", env!("CARGO_PKG_VERSION"));
 
 /// A client of one server; its clones share their connections.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     server: Url,
     authorization: Option<HeaderValue>,
     /// Whether the server was ever there.
     reached: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("server", &self.server()).finish_non_exhaustive()
+    }
 }
 
 impl Client {

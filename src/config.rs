@@ -6,6 +6,7 @@ mod differing;
 mod document;
 pub mod duration;
 mod effective;
+mod exposed;
 mod file;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -17,13 +18,16 @@ pub mod name;
 mod overrides;
 pub mod size;
 pub mod tokens;
+mod user;
 
 pub use http::{HttpConfig, Secret};
 pub use load::{ConfigError, Mistake};
 pub use overrides::Overrides;
 pub use tokens::{Role, Token, Tokens};
+pub use user::ExecUser;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -124,8 +128,8 @@ pub enum Runner {
     Http(HttpConfig),
 }
 
-/// A local command; never a shell line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A local command; never a shell line. Its `Debug` form has no value of a variable.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ExecConfig {
     /// The program and its arguments; never empty.
     pub command: Vec<String>,
@@ -133,6 +137,8 @@ pub struct ExecConfig {
     pub env: BTreeMap<String, String>,
     /// The working directory; the daemon's own if absent.
     pub dir: Option<PathBuf>,
+    /// As whom it runs; as the daemon if absent.
+    pub user: Option<ExecUser>,
     /// What each of its processes may use.
     pub limits: ExecLimits,
 }
@@ -189,6 +195,19 @@ pub const DEFAULT_QUEUE: &str = "default";
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl fmt::Debug for ExecConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { command, env, dir, user, limits } = self;
+        f.debug_struct("ExecConfig")
+            .field("command", command)
+            .field("env", &env.keys())
+            .field("dir", dir)
+            .field("user", user)
+            .field("limits", limits)
+            .finish()
+    }
+}
 
 impl LogFormat {
     /// All forms.

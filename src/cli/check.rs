@@ -11,13 +11,18 @@ pub struct Check {
 }
 
 impl Check {
-    /// Prints the configuration with which `serve` would run, as TOML that can be loaded again.
+    /// Prints the configuration with which `serve` would run, as TOML that can be loaded again; and, as
+    /// warnings, which of its files are open to others.
     ///
     /// # Errors
     ///
     /// A setting is wrong, or standard output cannot be written.
     pub fn run(&self) -> Result<(), Failure> {
-        let text = self.settings.load()?.to_toml().map_err(|error| Failure::Other(error.into()))?;
+        let config = self.settings.load()?;
+        for exposed in self.settings.exposed(&config) {
+            output::complain(&format!("warning: {}", output::visible(&exposed)));
+        }
+        let text = config.to_toml().map_err(|error| Failure::Other(error.into()))?;
         output::print(&text)
     }
 }

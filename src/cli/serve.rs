@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::logs::{self, Level};
 use super::reload::Reloading;
@@ -11,7 +12,7 @@ use super::settings::Settings;
 use super::{Failure, signals};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::daemon::{Daemon, DaemonError, Systemd};
-use crate::worker::exec::open_files;
+use crate::worker::exec::{open_files, privileges};
 
 /// How long the end waits for threads that are still reading: they hold nothing that matters.
 const LAST_READS: Duration = Duration::from_millis(100);
@@ -31,6 +32,7 @@ impl Serve {
     /// A wrong configuration, what kept the daemon from starting, or why it ended by itself.
     pub fn run(&self) -> Result<(), Failure> {
         let (mut config, level) = self.prepare()?;
+        privileges::check(&config).map_err(|error| Failure::Usage(error.into()))?;
         let format = config.log.format;
         let loaded = config.clone();
         let systemd = Systemd::take(&mut config).map_err(|error| Failure::Usage(error.into()))?;
@@ -55,6 +57,9 @@ impl Serve {
     pub fn prepare(&self) -> Result<(Config, Level), ConfigError> {
         let config = self.settings.load()?;
         let level = logs::start(config.log);
+        for exposed in self.settings.exposed(&config) {
+            warn!(event = "settings_exposed", exposed, "others may use what is not theirs");
+        }
         Ok((config, level))
     }
 }

@@ -25,4 +25,9 @@ impl Settings {
     pub fn load(&self) -> Result<Config, ConfigError> {
         Config::load(self.config.as_deref(), &self.overrides)
     }
+
+    /// What is wrong with who may read or change the files of this configuration.
+    pub fn exposed(&self, config: &Config) -> Vec<String> {
+        config.exposed(self.config.as_deref())
+    }
 }

@@ -6,6 +6,14 @@ use super::*;
 use crate::clock::Timestamp;
 
 #[test]
+fn the_debug_form_of_a_client_has_neither_token_nor_password() {
+    let client =
+        Client::new("http://ada:hunter2@localhost:1").and_then(|it| it.with_token("hunter2"));
+    let shown = format!("{:?}", client.expect("it is a URL"));
+    assert_eq!(shown, "Client { server: \"http://localhost:1\", .. }");
+}
+
+#[test]
 fn the_url_of_a_server_is_checked() {
     for good in ["http://127.0.0.1:8255", "http://localhost:8255/", "https://a.example/tallyd"] {
         assert!(Client::new(good).is_ok(), "{good}");

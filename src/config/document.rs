@@ -8,13 +8,23 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::load::Mistake;
 use super::name::MAX_NAME_BYTES;
-use super::tokens::PREFIX;
+use super::{http, tokens};
 
 /// The most characters of a wrong value that a message shows.
 const MAX_SHOWN_CHARS: usize = 80;
 
 /// The most mistakes that are told: nobody mends more at once, and each has a text of its own.
 const MAX_MISTAKES: usize = 100;
+
+/// How values begin that no message shows, wherever they stand.
+const SECRET: [&str; 2] = [tokens::PREFIX, http::PREFIX];
+
+/// The least characters of what stands in the place of a key and may be a secret: the least secret
+/// has 38.
+const SECRET_KEY_CHARS: usize = 30;
+
+/// What stands for a secret in messages.
+const HIDDEN: &str = "***";
 
 /// What may stand behind a key, for messages.
 const TOML_VALUE: &str = "a TOML value, such as \"text\", 5, true or [\"a\", \"b\"]";
@@ -88,13 +98,13 @@ impl<'a> Document<'a> {
         self.note(is_told.then(|| line_at(self.text, span.start)), text);
     }
 
-    /// A value in the words of the file, or its type if that would be long, or looks like a token.
+    /// A value in the words of the file, or its type if that would be long, or looks like a secret.
     fn show(&self, value: &Spanned<DeValue<'_>>) -> String {
         match self.text.get(value.span()) {
             Some(text)
                 if text.chars().count() <= MAX_SHOWN_CHARS
                     && !text.chars().any(char::is_control)
-                    && !text.contains(PREFIX)
+                    && !SECRET.iter().any(|start| text.contains(start))
                     && !value.get_ref().is_table() =>
             {
                 text.to_owned()
@@ -284,9 +294,9 @@ impl<'a> Section<'a> {
 
     fn path_of(&self, key: &str) -> String {
         let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let key = match key {
+        let key = match shown_key(key) {
             "" => "\"\"".to_owned(),
-            key if key.chars().all(is_bare) => begin_of(key),
+            key if key == HIDDEN || key.chars().all(is_bare) => begin_of(key),
             key => format!("{:?}", begin_of(key)),
         };
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
@@ -337,14 +347,20 @@ fn syntax_mistake(text: &str, error: &toml::de::Error) -> Mistake {
     let found = error.message().trim_end_matches(", expected nothing");
     let said = match (found, key_before(text, span.start)) {
         ("duplicate key", _) => {
-            let key = begin_of(text.get(span.clone()).unwrap_or("a key"));
+            let key = begin_of(shown_key(text.get(span.clone()).unwrap_or("a key")));
             let key = if key.contains(char::is_control) { format!("{key:?}") } else { key };
             format!("{key} is there twice; keep one")
         }
-        (_, Some(key)) => format!("{} must be {TOML_VALUE}: {found}", begin_of(key)),
+        (_, Some(key)) => format!("{} must be {TOML_VALUE}: {found}", begin_of(shown_key(key))),
         (_, None) => format!("a line must be key = value, [table] or # comment: {found}"),
     };
     Mistake { line: Some(line_at(text, span.start)), text: said }
+}
+
+/// A key as messages show it: a secret on a line of its own is read as one.
+fn shown_key(key: &str) -> &str {
+    let is_secret = key.len() >= SECRET_KEY_CHARS && SECRET.iter().any(|start| key.contains(start));
+    if is_secret { HIDDEN } else { key }
 }
 
 /// The key whose value starts before `offset` on the same line.

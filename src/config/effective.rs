@@ -68,6 +68,7 @@ struct HttpKeys<'a> {
 struct ExecKeys<'a> {
     command: &'a [String],
     dir: Option<&'a Path>,
+    user: Option<&'a str>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     env: BTreeMap<&'a str, &'static str>,
     limits: Option<LimitKeys>,
@@ -168,6 +169,7 @@ fn queue_keys(queue: &QueueConfig) -> QueueKeys<'_> {
             keys.exec = Some(ExecKeys {
                 command: &exec.command,
                 dir: exec.dir.as_deref(),
+                user: exec.user.as_ref().map(|user| user.name.as_str()),
                 env: exec.env.keys().map(|name| (name.as_str(), HIDDEN)).collect(),
                 limits: limit_keys(&exec.limits),
             });

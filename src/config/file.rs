@@ -8,7 +8,7 @@ use super::limits::{
 };
 use super::{
     BackoffPolicy, Config, ExecConfig, ExecLimits, HttpConfig, LogConfig, Policy, QueueConfig,
-    Runner, http, tokens,
+    Runner, http, tokens, user,
 };
 
 /// An example of an `exec.command`, for messages.
@@ -151,6 +151,7 @@ fn read_exec(section: &mut Section<'_>) -> ExecConfig {
         command: Vec::new(),
         env: BTreeMap::new(),
         dir: None,
+        user: None,
         limits: ExecLimits::default(),
     };
     let is_read = section.read_list("command", &mut exec.command, argument);
@@ -161,6 +162,7 @@ fn read_exec(section: &mut Section<'_>) -> ExecConfig {
         exec.env = read_env(&variables);
     }
     section.read("dir", &mut exec.dir, |value| directory(value.as_str()).map(Some));
+    section.read("user", &mut exec.user, |value| user::user(value.as_str()).map(Some));
     if let Some(mut allowed) = section.table("limits") {
         exec.limits = read_limits(&mut allowed);
         allowed.close();

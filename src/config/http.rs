@@ -8,8 +8,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use url::Url;
 
-/// The receiver of a queue's jobs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The receiver of a queue's jobs. Its `Debug` form has no value of a header.
+#[derive(Clone, PartialEq, Eq)]
 pub struct HttpConfig {
     /// Where jobs are posted: http or https, without user information.
     pub url: String,
@@ -26,7 +26,7 @@ pub struct HttpConfig {
 pub struct Secret(Vec<u8>);
 
 /// What stands before a key.
-const PREFIX: &str = "whsec_";
+pub(super) const PREFIX: &str = "whsec_";
 
 /// How many bytes a key may have, by the specification.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
@@ -53,6 +53,18 @@ impl Secret {
     /// The key.
     pub fn bytes(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl fmt::Debug for HttpConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, secret, headers, connect_timeout } = self;
+        f.debug_struct("HttpConfig")
+            .field("url", url)
+            .field("secret", secret)
+            .field("headers", &headers.keys())
+            .field("connect_timeout", connect_timeout)
+            .finish()
     }
 }
 

@@ -23,6 +23,9 @@ const MAX_TOKENS: usize = 1_000;
 /// What tokens begin with, so that whoever finds one knows what it is.
 pub const PREFIX: &str = "tallyd_";
 
+/// The characters of a token: those, and 256 bits in base64.
+const TOKEN_CHARS: usize = PREFIX.len() + 43;
+
 /// What makes a token, for messages.
 const HOW: &str = "`tallyd token new NAME` prints one with its block";
 
@@ -208,6 +211,10 @@ fn read_token(section: &mut Section<'_>) -> Token {
         if !section.has(key) {
             section.whole(&format!("needs {key}; {HOW}"));
         }
+    }
+    if token.name.len() >= TOKEN_CHARS && token.name.starts_with(PREFIX) {
+        section.object("name", &format!("must be whose it is, not the token itself; {HOW}"));
+        token.name.clear();
     }
     token.roles = roles.iter().filter_map(|name| Role::named(name)).collect();
     if section.has("roles") && roles.is_empty() {

@@ -116,6 +116,7 @@ async fn queues_without_outside_workers_lease_nothing() {
             command: vec!["true".into()],
             env: [].into(),
             dir: None,
+            user: None,
             limits: Default::default(),
         };
         let runner = crate::config::Runner::Exec(exec);

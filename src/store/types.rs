@@ -11,7 +11,7 @@ use crate::config::Policy;
 use crate::job::{AttemptResult, InvalidTransition, Outcome, State};
 
 /// A job as its creator describes it; names, sizes and numbers are within their limits.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct NewJob {
     /// The queue; made when first used.
     pub queue: String,
@@ -63,7 +63,7 @@ pub enum UniqueUntil {
 }
 
 /// A stored job.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Job {
     /// Its id.
     pub id: JobId,
@@ -145,7 +145,7 @@ impl Job {
 }
 
 /// The last end of an attempt that used up a try.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LastError {
     /// The attempt's number.
     pub attempt: u32,
@@ -246,7 +246,7 @@ pub struct LeasedJob {
 }
 
 /// The end of an attempt, as its worker reports it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Finish {
     /// The right to end it.
     pub lease: Lease,

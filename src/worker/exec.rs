@@ -11,6 +11,7 @@ mod group;
 mod leftovers;
 pub mod open_files;
 mod output;
+pub mod privileges;
 mod processes;
 mod rlimits;
 mod spawn;
@@ -59,7 +60,7 @@ const SIGNALS: [(i32, &str); 12] = [
 ];
 
 /// One attempt, ready to run.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Invocation {
     /// What to run. A program without `/` is looked for in the `PATH` of `env`, else in the
     /// daemon's; a relative one with `/` is taken from `dir`.

@@ -23,6 +23,7 @@ fn command(words: &[&str]) -> Invocation {
             command,
             env: Default::default(),
             dir: None,
+            user: None,
             limits: ExecLimits::default(),
         },
         variables: vec![("TALLYD_STORE", "exec-tests".into())],
@@ -103,6 +104,20 @@ async fn a_command_uses_no_more_than_its_limits() {
 
     let files = ExecLimits { files: Some(48), ..ExecLimits::default() };
     assert_eq!(end_of(limited("ulimit -Sn; ulimit -Hn", files)).await, completed("48\n48\n"));
+    let greedy = "import os\nfor _ in range(48): os.open('/dev/null', os.O_RDONLY)";
+    let greedy = command(&["python3", "-c", greedy]);
+    let greedy = Invocation { config: ExecConfig { limits: files, ..greedy.config }, ..greedy };
+    let Ended::Failed { permanent: false, error } = end_of(greedy).await else {
+        panic!("it had 48 files besides its own")
+    };
+    assert!(error.contains("[Errno 24] Too many open files"), "EMFILE: {error}");
+}
+
+/// A program that would make it somebody else, such as sudo, makes it nobody else.
+#[tokio::test]
+async fn a_command_gains_no_rights_by_the_program_that_it_runs() {
+    let status = "grep NoNewPrivs /proc/self/status";
+    assert_eq!(end_of(sh(status)).await, completed("NoNewPrivs:\t1\n"));
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod drain;
 mod exact;
 mod example;
 mod exec;
+mod exec_user;
 mod exposition;
 /// `tests/torture` uses the rest of it.
 #[allow(dead_code)]
@@ -42,6 +43,7 @@ mod model;
 mod mount;
 mod openapi;
 mod packaging;
+mod permissions;
 mod processes;
 mod prometheus;
 mod push;
@@ -51,6 +53,7 @@ mod refusals;
 mod rules;
 mod running;
 mod sample_workers;
+mod secrets;
 mod series;
 mod serve;
 mod slow;

@@ -4,8 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn readme() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    std::fs::read_to_string(path).expect("the README is there")
+    document("README.md")
+}
+
+fn document(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 #[test]
@@ -20,8 +24,17 @@ fn its_table_of_metrics_is_the_catalogue() {
 /// Tests are named `module::test`; each must stand in that module of the tests, or of `src`.
 #[test]
 fn the_tests_that_it_names_exist() {
-    let readme = readme();
-    let named: Vec<(&str, &str)> = readme
+    assert_tests_exist(&readme());
+}
+
+#[test]
+fn the_tests_that_the_threat_model_names_exist_and_the_readme_leads_to_it() {
+    assert_tests_exist(&document("SECURITY.md"));
+    assert!(readme().contains("(SECURITY.md)"));
+}
+
+fn assert_tests_exist(document: &str) {
+    let named: Vec<(&str, &str)> = document
         .split('`')
         .skip(1)
         .step_by(2)
@@ -120,7 +133,7 @@ fn keys_below(place: &str, table: &toml::Table) -> Vec<String> {
 #[test]
 fn its_table_of_the_configuration_has_every_key() {
     let all = "token_file = \"tokens.toml\"\nmetrics_listen = \"127.0.0.1:1\"\nbackup_dir = \"b\"\n[queues.q]\n\
-               exec = { command = [\"/bin/true\"], dir = \"/\", env = { A = \"b\" }, \
+               exec = { command = [\"/bin/true\"], dir = \"/\", env = { A = \"b\" }, user = \"0:0\", \
                limits = { memory = \"1GiB\", cpu = \"1m\", files = 99 } }\n\
                [queues.p.http]\nurl = \"http://a/\"\nheaders = { A = \"b\" }\n\
                secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n";

@@ -8,6 +8,7 @@ mod failures;
 mod forbidden;
 mod fuzzing;
 mod imports;
+mod lock;
 mod places;
 mod project;
 mod size;

@@ -174,7 +174,8 @@ fn an_unknown_key_is_refused_with_the_valid_ones() {
         ),
         (
             "[queues.a.exec]\ncommand = [\"x\"]\nshell = true",
-            "tallyd.toml:3: unknown key queues.a.exec.shell; valid here are command, env, dir, limits",
+            "tallyd.toml:3: unknown key queues.a.exec.shell; valid here are command, env, dir, user, \
+             limits",
         ),
     ]);
 }
@@ -278,6 +279,11 @@ fn a_wrong_command_is_refused() {
         (
             "[queues.a.exec]\ncommand = \"wc -c\"",
             "tallyd.toml:2: queues.a.exec.command must be a list of strings, got \"wc -c\"",
+        ),
+        (
+            "[queues.a.exec]\ncommand = [\"wc\"]\nuser = \"no-such-user\"",
+            "tallyd.toml:3: queues.a.exec.user must be the name of a user of this machine, or a uid \
+             and a gid such as 1000:1000, got \"no-such-user\"",
         ),
         (
             "[queues.a.exec]\ncommand = [\"wc\", 5]",

@@ -6,7 +6,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{BackoffPolicy, ExecConfig, ExecLimits, LogFormat, LogLevel, Policy, Runner};
+use crate::config::{
+    BackoffPolicy, ExecConfig, ExecLimits, ExecUser, LogFormat, LogLevel, Policy, Runner,
+};
 
 pub(super) fn load(text: &str) -> Result<Config, ConfigError> {
     load_with(text, &Overrides::default())
@@ -80,7 +82,7 @@ fn a_queue_falls_back_to_the_defaults_key_by_key() {
         backoff.jitter = 0
         max_depth = "none"
         keep_dead = "1d"
-        exec = { command = ["/usr/bin/wc", "-c"], env = { LANG = "C" }, dir = "/tmp", limits = { memory = "2GiB", cpu = "1m", files = 256 } }
+        exec = { command = ["/usr/bin/wc", "-c"], env = { LANG = "C" }, dir = "/tmp", user = "47:48", limits = { memory = "2GiB", cpu = "1m", files = 256 } }
     "#;
     let config = load(text).unwrap();
     let backoff =
@@ -99,6 +101,7 @@ fn a_queue_falls_back_to_the_defaults_key_by_key() {
         command: vec!["/usr/bin/wc".into(), "-c".into()],
         env: BTreeMap::from([("LANG".into(), "C".into())]),
         dir: Some("/tmp".into()),
+        user: Some(ExecUser { name: "47:48".into(), uid: 47, gid: 48, groups: vec![48] }),
         limits: ExecLimits {
             memory: Some(2 << 30),
             cpu: Some(Duration::from_secs(60)),

@@ -64,7 +64,7 @@ fn server(more: &[Token]) -> Fixture {
         config.tokens.configured = [&roles[..], &expired[..], more].concat();
         let command = vec!["/bin/true".to_owned()];
         let (env, limits) = (BTreeMap::new(), ExecLimits::default());
-        let runner = Runner::Exec(ExecConfig { command, env, dir: None, limits });
+        let runner = Runner::Exec(ExecConfig { command, env, dir: None, user: None, limits });
         let queue = QueueConfig { runner, ..QueueConfig::leased(Policy::default()) };
         config.queues.insert("x".into(), queue);
     })

@@ -135,6 +135,8 @@ mod kills;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const ADD: &str = "ALTER TABLE totals ADD COLUMN extra INTEGER NOT NULL DEFAULT 7;";
@@ -155,7 +157,10 @@ mod tests {
             connection.query_row("SELECT extra FROM totals", [], |row| row.get(0)).expect("there");
         assert_eq!(extra, 7);
         assert_eq!(version(&connection).ok(), Some(2));
-        let copy = Connection::open(directory.path().join("t.db.v1.bak")).expect("kept");
+        let copy = directory.path().join("t.db.v1.bak");
+        let mode = fs::metadata(&copy).expect("kept").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "its owner's only");
+        let copy = Connection::open(copy).expect("kept");
         assert_eq!(version(&copy).ok(), Some(1));
         prepare_with(&mut connection, &file, &[ADD]).expect("nothing is left to do");
     }

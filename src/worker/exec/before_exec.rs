@@ -4,21 +4,72 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, fchown, open};
 use rustix::io::write;
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit,
+    Gid, Pid, Resource, Rlimit, Signal, Uid, getpid, getppid, set_parent_process_death_signal,
+    setrlimit,
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
 };
 use tokio::process::Command;
 
-/// Has the child killed as soon as the thread that spawns it ends, sets what it may use, and clears
-/// its signal mask.
+use crate::config::ExecUser;
+
+/// Another user, as the kernel takes it.
+pub(super) struct Identity {
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<Gid>,
+}
+
+impl Identity {
+    pub(super) fn of(user: &ExecUser) -> Self {
+        Self {
+            uid: Uid::from_raw(user.uid),
+            gid: Gid::from_raw(user.gid),
+            groups: user.groups.iter().copied().map(Gid::from_raw).collect(),
+        }
+    }
+
+    /// Becomes that user for good. The calls change a thread alone, of which a forked child has one.
+    fn assume(&self) -> io::Result<()> {
+        self.take_pipes();
+        set_thread_groups(&self.groups)?;
+        set_thread_res_gid(self.gid, self.gid, self.gid)?;
+        set_thread_res_uid(self.uid, self.uid, self.uid)?;
+        // Those of a daemon that is not root outlast the change, and ambient ones the exec as well.
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        if self.uid.is_root() { Ok(()) } else { Ok(set_capabilities(None, sets)?) }
+    }
+
+    /// Makes the standard pipes the user's own, who could not open `/dev/stderr` otherwise. A daemon
+    /// that may not give its pipes away leaves them as they are: they can be used all the same.
+    fn take_pipes(&self) {
+        for number in 0..3 {
+            // SAFETY: the child has its standard descriptors by now, and nothing closes them.
+            let pipe = unsafe { BorrowedFd::borrow_raw(number) };
+            // Fails without the capability to change owners, see above.
+            let _ = fchown(pipe, Some(self.uid), Some(self.gid));
+        }
+    }
+}
+
+/// Has the child killed as soon as the thread that spawns it ends, sets what it may use and as whom
+/// it runs, and clears its signal mask. No program that it becomes gives it more rights than it has.
 ///
-/// So the thread must be one that lives as long as the daemon. The kernel forgets the wish at
-/// the exec of a set-user-id program and for children of the child; what remains of those is
-/// found at the next start.
-pub(super) fn tie_to_parent(command: &mut Command, limits: Vec<(Resource, Rlimit)>) {
+/// So the thread must be one that lives as long as the daemon. The kernel forgets the wish for
+/// children of the child; what remains of those is found at the next start.
+pub(super) fn prepare_child(
+    command: &mut Command,
+    limits: Vec<(Resource, Rlimit)>,
+    identity: Option<Identity>,
+) {
     let parent = getpid();
     // SAFETY: the closure runs in the forked child of a process with many threads, where only
     // async-signal-safe calls are allowed: it makes system calls, allocates nothing, takes no
@@ -30,6 +81,12 @@ pub(super) fn tie_to_parent(command: &mut Command, limits: Vec<(Resource, Rlimit
                 setrlimit(*resource, *limit)?;
             }
             offer_for_memory();
+            if let Some(identity) = &identity {
+                identity.assume()?;
+                // The kernel forgets it when the user changes.
+                die_with(parent)?;
+            }
+            set_no_new_privs(true)?;
             unblock_signals()
         });
     }

@@ -29,7 +29,7 @@ const ENOUGH_LOOKS: u32 = 5;
 /// there were once they are gone. This process and its ancestors are spared.
 ///
 /// Not found are those that cleared their environment, or belong to another user when this
-/// process is not root. An error means that some may live on.
+/// process has not what [`privileges`](super::privileges) asks for. An error means that some may live on.
 pub async fn end_leftovers(store: &str) -> io::Result<usize> {
     let spared = lineage(getpid());
     let mark = format!("TALLYD_STORE={store}").into_bytes();

@@ -3,9 +3,9 @@
 //! A child asks the kernel to be killed when its parent ends, and "parent" means the thread that
 //! forked it. Threads of a runtime's pool come and go; this one stays.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use rustix::fs::{Access, access};
@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::before_exec::tie_to_parent;
+use super::before_exec::{Identity, prepare_child};
 use super::group::Group;
 use super::rlimits;
 use crate::config::ExecConfig;
@@ -104,8 +104,9 @@ fn spawn(config: &ExecConfig, variables: Vec<(&'static str, String)>) -> Result<
     if let Some(dir) = &config.dir {
         command.current_dir(dir);
     }
-    tie_to_parent(&mut command, rlimits::of(&config.limits));
-    let child = command.spawn().map_err(|error| refusal(name, config.dir.as_deref(), &error))?;
+    let identity = config.user.as_ref().map(Identity::of);
+    prepare_child(&mut command, rlimits::of(&config.limits), identity);
+    let child = command.spawn().map_err(|error| refusal(name, config, &error))?;
     Ok(Group::of(child))
 }
 
@@ -125,13 +126,14 @@ impl From<String> for Refusal {
 }
 
 /// Why a spawn failed. The kernel has one error for a missing program and a missing directory.
-fn refusal(name: &str, dir: Option<&Path>, error: &io::Error) -> Refusal {
+fn refusal(name: &str, config: &ExecConfig, error: &io::Error) -> Refusal {
     const SHORTAGES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM];
     let is_shortage = error.raw_os_error().is_some_and(|number| SHORTAGES.contains(&number));
-    let error = match dir {
-        Some(dir) if !dir.is_dir() => {
+    let error = match (&config.dir, &config.user) {
+        (Some(dir), _) if !dir.is_dir() => {
             format!("cannot start {name}: its directory {} does not exist", dir.display())
         }
+        (_, Some(user)) => format!("cannot start {name} as {}: {error}", user.name),
         _ => format!("cannot start {name}: {error}"),
     };
     Refusal { error, is_shortage }
@@ -146,11 +148,15 @@ fn program(name: &str, config: &ExecConfig) -> Result<PathBuf, Refusal> {
     if name.contains('/') {
         return Ok(name.into());
     }
-    let own = config.env.get("PATH").map(OsString::from);
-    let path = own.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-    find(name, &path).ok_or_else(|| {
-        format!("cannot start {name}: no such program in PATH {}", path.display()).into()
-    })
+    let missing = |place: &str| format!("cannot start {name}: no such program in {place}").into();
+    match config.env.get("PATH") {
+        // What `env` has is not told.
+        Some(path) => find(name, OsStr::new(path)).ok_or_else(|| missing("the PATH of its env")),
+        None => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            find(name, &path).ok_or_else(|| missing(&format!("PATH {}", path.display())))
+        }
+    }
 }
 
 /// The first executable file of that name. Relative entries are skipped: they would change with

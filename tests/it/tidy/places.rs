@@ -13,6 +13,7 @@ const NAMES: &[(&[&str], &[&str], &str)] = &[
     ),
     (&["rusqlite", "libsqlite3_sys"], &["src/store/"], "an engine of the store"),
     (&["SystemTime", "UNIX_EPOCH"], &["src/clock.rs"], "the clock"),
+    (&["nix"], &["src/config/user.rs"], "the look-up of users"),
     (&["sd_notify"], &["src/daemon/systemd.rs", "src/daemon/systemd/"], "the daemon's systemd"),
 ];
 
