@@ -64,6 +64,7 @@ mod strace;
 mod systemd;
 mod tampered;
 mod tidy;
+mod tls;
 mod tokens;
 mod tools;
 mod unique;
