@@ -161,7 +161,9 @@ impl From<ClientError> for Failure {
         match error {
             ClientError::InvalidServer(_)
             | ClientError::InvalidName(_)
-            | ClientError::InvalidToken => Self::Usage(error.into()),
+            | ClientError::InvalidToken
+            | ClientError::InvalidAuthorities
+            | ClientError::InvalidIdentity => Self::Usage(error.into()),
             _ => Self::Other(error.into()),
         }
     }

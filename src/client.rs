@@ -25,7 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Method, RequestBuilder, Url};
+use reqwest::{Certificate, ClientBuilder, Identity, Method, RequestBuilder, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -63,6 +63,23 @@ impl fmt::Debug for Client {
     }
 }
 
+/// What a client knows servers by, and is known by, where connections are encrypted; all in PEM.
+#[derive(Clone, Copy, Default)]
+pub struct Trust<'a> {
+    /// The only authorities whose servers are trusted; none = those of the system.
+    pub authorities: Option<&'a [u8]>,
+    /// The client's own certificate with its key, for servers that ask for one.
+    pub identity: Option<&'a [u8]>,
+}
+
+impl fmt::Debug for Trust<'_> {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authorities = self.authorities.map(<[u8]>::len);
+        f.debug_struct("Trust").field("authorities", &authorities).finish_non_exhaustive()
+    }
+}
+
 impl Client {
     /// A client of the server at a URL such as `http://127.0.0.1:8255`. Nothing is sent yet.
     ///
@@ -70,6 +87,15 @@ impl Client {
     ///
     /// The URL is none of a server.
     pub fn new(server: &str) -> Result<Self, ClientError> {
+        Self::trusting(server, Trust::default())
+    }
+
+    /// The same, which trusts the servers that it is told to.
+    ///
+    /// # Errors
+    ///
+    /// The URL is none of a server, or what is trusted is not in PEM.
+    pub fn trusting(server: &str, trust: Trust<'_>) -> Result<Self, ClientError> {
         let server = server_url(server)?;
         // Fails if it was done before, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
@@ -83,6 +109,8 @@ impl Client {
         if server.scheme() == "http" {
             // Needs no certificates, of which a small image has none.
             http = http.tls_certs_only([]);
+        } else {
+            http = trust.apply(http)?;
         }
         let http = http.build().map_err(|error| ClientError::Setup(error.into()))?;
         Ok(Self { http, server, authorization: None, reached: Arc::default() })
@@ -359,12 +387,36 @@ impl Client {
     }
 }
 
+impl Trust<'_> {
+    fn apply(self, mut http: ClientBuilder) -> Result<ClientBuilder, ClientError> {
+        if let Some(pem) = self.authorities {
+            let found = Certificate::from_pem_bundle(pem).ok();
+            let found = found.filter(|found| !found.is_empty());
+            http = http.tls_certs_only(found.ok_or(ClientError::InvalidAuthorities)?);
+        }
+        if let Some(pem) = self.identity {
+            let identity = Identity::from_pem(pem);
+            http = http.identity(identity.map_err(|_| ClientError::InvalidIdentity)?);
+        }
+        Ok(http)
+    }
+}
+
 /// A part of a path that a caller chose: what would change the path itself is no name of anything.
 fn segment(text: &str) -> Result<&str, ClientError> {
     if name::is_valid(text) {
         return Ok(text);
     }
     Err(ClientError::InvalidName(text.to_owned()))
+}
+
+/// Whether this is the URL of a server, for the command line.
+///
+/// # Errors
+///
+/// It is none.
+pub fn check_server(text: &str) -> Result<String, ClientError> {
+    server_url(text).map(|_| text.to_owned())
 }
 
 /// The URL of a server, which may have a path in front of the routes.

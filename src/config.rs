@@ -19,17 +19,20 @@ mod overrides;
 pub mod size;
 pub mod tokens;
 mod user;
+pub mod web;
 
 pub use http::{HttpConfig, Secret};
 pub use load::{ConfigError, Mistake};
 pub use overrides::Overrides;
 pub use tokens::{Role, Token, Tokens};
 pub use user::ExecUser;
+pub use web::Web;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything a daemon needs to know before it starts; valid by construction.
@@ -60,6 +63,8 @@ pub struct Config {
     pub insecure: bool,
     /// Who may call, and for what.
     pub tokens: Tokens,
+    /// How the listeners are protected; none = plain HTTP, and no passwords.
+    pub web: Option<Arc<Web>>,
     /// How to log.
     pub log: LogConfig,
     /// What applies to a queue that is not configured.
@@ -293,6 +298,7 @@ impl Default for Config {
             hosts: Vec::new(),
             insecure: false,
             tokens: Tokens::default(),
+            web: None,
             log: LogConfig { format: LogFormat::Text, level: LogLevel::Info },
             queues: BTreeMap::from([(DEFAULT_QUEUE.into(), QueueConfig::leased(defaults.clone()))]),
             defaults,

@@ -171,7 +171,8 @@ impl Daemon {
         }
         notifier.ready(&format!("serving on {address}")).await;
         let (data, tokens) = (config.data.display(), config.tokens.all().count());
-        info!(event = "listening", %address, %data, tokens, "tallyd is ready");
+        let tls = config.web.as_ref().is_some_and(|web| web.tls.is_some());
+        info!(event = "listening", %address, %data, tokens, tls, "tallyd is ready");
         Ok(Some(Self {
             config,
             store,

@@ -9,6 +9,7 @@ mod auth;
 mod backups;
 mod batch;
 mod body;
+mod bucket;
 mod connections;
 mod deadline;
 mod error;
@@ -35,7 +36,9 @@ mod routes;
 mod scrapes;
 mod stats;
 mod storeless;
+mod tls;
 mod traceparent;
+mod web;
 
 pub use auth::Guard;
 pub use connections::LINGER;
@@ -181,16 +184,16 @@ impl Routes {
 /// The listener closes at once when `stop` is cancelled; connections that are still open after
 /// 35 s are cut.
 pub async fn serve(api: Arc<Api>, listener: TcpListener, has: Routes, stop: CancellationToken) {
-    let metrics = api.metrics.clone();
+    let (metrics, web) = (api.metrics.clone(), api.guard.web().cloned());
     let router = routes::router(api, has);
-    connections::serve(listener, router, metrics, connections::MAX_CONNECTIONS, stop).await;
+    connections::serve(listener, router, metrics, web, connections::MAX_CONNECTIONS, stop).await;
 }
 
 /// Serves creates that store nothing until `stop` is cancelled, for the benchmark to compare with.
 pub async fn serve_storeless(api: Arc<Api>, listener: TcpListener, stop: CancellationToken) {
     let metrics = api.metrics.clone();
     let router = storeless::router(api);
-    connections::serve(listener, router, metrics, connections::MAX_CONNECTIONS, stop).await;
+    connections::serve(listener, router, metrics, None, connections::MAX_CONNECTIONS, stop).await;
 }
 
 #[cfg(test)]

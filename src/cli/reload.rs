@@ -69,12 +69,14 @@ impl Reloading {
             self.config.tokens = found.tokens.clone();
             guard.replace(found.tokens.all());
         }
+        let web = guard.replace_web(found.web.clone());
         // The line that tells of it is written if it would be under either.
         self.level.set(if is as u8 > was as u8 { is } else { was });
         let (log_level, mut differing) = (is.name(), self.config.differing_keys(&found));
         if found.tokens.are_needed() != self.config.tokens.are_needed() {
             differing.push("whether callers need tokens".to_owned());
         }
+        differing.extend(web.err().map(str::to_owned));
         let tokens = self.config.tokens.all().count();
         // Under systemd it may be a copy that was made at the start.
         let file = self.settings.config.as_ref().map(|file| file.display().to_string());

@@ -113,6 +113,7 @@ mod tests {
             "--log-format=json",
             "--log-level=warn",
             "--token-file=tokens.toml",
+            "--web-config=web.yml",
             "--insecure=false",
         ]);
         let settings = settings.expect("every flag is right");
@@ -131,6 +132,7 @@ mod tests {
         assert_eq!(overrides.log_format, Some(crate::config::LogFormat::Json));
         assert_eq!(overrides.log_level, Some(LogLevel::Warn));
         assert_eq!(overrides.token_file, Some("tokens.toml".into()));
+        assert_eq!(overrides.web_config, Some("web.yml".into()));
         assert_eq!(overrides.insecure, Some(false));
     }
 

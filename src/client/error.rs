@@ -22,6 +22,12 @@ pub enum ClientError {
     /// The token cannot be one. Nothing was sent.
     #[error("a token is one word of visible characters; `tallyd token new NAME` prints one")]
     InvalidToken,
+    /// What should hold authorities does not. Nothing was sent.
+    #[error("the file of authorities must have their certificates in PEM")]
+    InvalidAuthorities,
+    /// What should hold the client's certificate and key does not. Nothing was sent.
+    #[error("the file of the client's certificate must have it and its key, both in PEM")]
+    InvalidIdentity,
     /// The client itself could not be set up.
     #[error("cannot prepare requests")]
     Setup(#[source] Box<dyn Error + Send + Sync>),

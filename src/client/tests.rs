@@ -150,3 +150,17 @@ async fn repeats_end_after_a_minute_also_if_the_server_is_silent_or_asks_for_pat
         assert!(begun.elapsed() <= Duration::from_secs(60).max(takes), "{:?}", begun.elapsed());
     }
 }
+
+#[test]
+fn what_servers_are_known_by_must_be_pem() {
+    let trusting = |authorities, identity| {
+        let trust = Trust { authorities, identity };
+        Client::trusting("https://a.example", trust).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let told = |result: Result<(), String>| result.expect_err("it is none");
+    for wrong in [&b""[..], b"text", b"-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n"]
+    {
+        assert!(told(trusting(Some(wrong), None)).contains("must have their certificates in PEM"));
+        assert!(told(trusting(None, Some(wrong))).contains("must have it and its key"));
+    }
+}

@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::document::Document;
 use super::overrides::Overrides;
-use super::{Config, DEFAULT_QUEUE, QueueConfig, Tokens, file};
+use super::{Config, DEFAULT_QUEUE, QueueConfig, Tokens, Web, file};
 
 /// The most bytes of a configuration file: 100,000 queues with a line or two each.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -94,13 +95,23 @@ impl Config {
         let mut config = file::read(&document);
         overrides.apply(&mut config);
         let tokens = read_tokens(&mut config.tokens);
+        let web = overrides.web_config.as_deref().map(Web::load).transpose();
         // What is missing of a file that is wrong is no mistake of its own.
-        let may_be_open = config.insecure || config.tokens.are_needed() || tokens.is_err();
+        let are_known = match &web {
+            Ok(web) => web.as_ref().is_some_and(Web::knows_callers),
+            Err(_) => true,
+        };
+        let are_known = are_known || config.tokens.are_needed() || tokens.is_err();
+        let may_be_open = config.insecure || are_known;
         check_addresses(&config, may_be_open, overrides, &document);
         add_default_queue(&mut config);
         check_counts(&config, &document);
         match document.into_mistakes() {
-            mistakes if mistakes.is_empty() => tokens.map(|()| config),
+            mistakes if mistakes.is_empty() => {
+                tokens?;
+                config.web = web?.map(Arc::new);
+                Ok(config)
+            }
             mistakes => Err(wrong(mistakes)),
         }
     }

@@ -78,6 +78,12 @@ pub struct Overrides {
         value_parser = |text: &str| limits::file(Some(text)))]
     pub token_file: Option<PathBuf>,
 
+    /// Protect all listeners as this file says, which has the format of Prometheus' exporters: TLS,
+    /// client certificates, users with passwords, headers
+    #[arg(long, env = "TALLYD_WEB_CONFIG", value_name = "FILE",
+        value_parser = |text: &str| limits::file(Some(text)))]
+    pub web_config: Option<PathBuf>,
+
     /// Listen beyond loopback although there are no tokens to know callers by
     #[arg(long, env = "TALLYD_INSECURE", value_name = "BOOL", num_args = 0..=1,
         require_equals = true, default_missing_value = "true",

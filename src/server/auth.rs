@@ -1,23 +1,27 @@
-//! Who calls, and what they may do: tokens against what a route needs.
+//! Who calls, and what they may do: tokens and passwords against what a route needs.
 //!
-//! A token is known by its SHA-256, so what is stored lets nobody in. Without tokens in the
-//! configuration nobody is asked for one. What a route needs stands beside it in `routes`.
+//! A token is known by its SHA-256, so what is stored lets nobody in. Without tokens and users in
+//! the configuration nobody is asked for one. What a route needs stands beside it in `routes`.
+
+mod basic;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method};
 use subtle::{Choice, ConstantTimeEq};
-use tokio::time::{Duration, Instant};
 use tracing::warn;
 
+use self::basic::{Credentials, Passwords};
 use super::Api;
+use super::bucket::Bucket;
 use super::error::{ApiError, Code};
 use super::routes::Route;
+use super::web::LiveWeb;
 use crate::clock::Clock;
 use crate::config::tokens::Hash;
-use crate::config::{Config, Role, Runner, Token};
+use crate::config::{Config, Role, Runner, Token, Web};
 use crate::store::{Action, Job, JobId, StoreError};
 
 /// The fewest characters of a token: a shorter one is a guess, or somebody's own password.
@@ -65,6 +69,14 @@ impl Needs {
     /// The same to all of the store.
     pub(super) const OPERATORS_OF_ALL: Self = Self::RoleOnAll(&[]);
 
+    /// Whether a user with a password may do it: what a token with the role `metrics` may.
+    pub(super) fn lets_users(self) -> bool {
+        match self {
+            Self::Nothing | Self::Token => true,
+            Self::Role(roles) | Self::RoleOnAll(roles) => roles.contains(&Role::Metrics),
+        }
+    }
+
     /// Whether only operators may do it.
     pub(super) fn is_for_operators(self) -> bool {
         matches!(self, Self::Role([]) | Self::RoleOnAll([]))
@@ -74,49 +86,57 @@ impl Needs {
 /// Who calls.
 #[derive(Debug, Clone)]
 pub(super) enum Caller {
-    /// Anybody: there are no tokens.
+    /// Anybody: there are no tokens, and no users.
     Anybody,
     /// Whoever has this one.
     Bearer(Arc<Token>),
+    /// Who has the password of this user: a scraper.
+    User(Arc<str>),
 }
 
 /// Why a caller is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unknown {
     NoToken,
+    NoCredentials,
     Malformed,
+    MalformedPassword,
     WrongToken,
+    WrongPassword,
     Expired,
     /// Too many did not know a right one lately.
     TooMany,
 }
 
-/// The tokens that are in effect.
+/// The tokens and the web configuration that are in effect.
 pub struct Guard {
     tokens: RwLock<Vec<Arc<Token>>>,
+    web: Option<Arc<LiveWeb>>,
+    passwords: Passwords,
     clock: Clock,
-    failures: Mutex<Failures>,
+    failures: Bucket,
     /// By path, of each method.
     needs: BTreeMap<&'static str, Vec<(Method, Needs)>>,
-}
-
-/// What is left of the failures that may come at once.
-struct Failures {
-    left: f64,
-    at: Instant,
 }
 
 impl Guard {
     /// A guard with the tokens of a configuration, for these routes.
     pub(super) fn new(config: &Config, clock: Clock, table: &[Route]) -> Self {
-        let failures = Failures { left: FAILURES, at: Instant::now() };
         let mut needs = BTreeMap::<_, Vec<_>>::new();
         for route in table {
             needs.entry(route.path).or_default().push((route.method.clone(), route.needs));
         }
-        let (tokens, failures) = (RwLock::default(), Mutex::new(failures));
-        let guard = Self { tokens, clock, failures, needs };
+        let web = config.web.clone().map(|web| Arc::new(LiveWeb::new(web)));
+        let (passwords, failures) = (Passwords::new(), Bucket::new(FAILURES, FAILURES_PER_SECOND));
+        let guard = Self { tokens: RwLock::default(), web, passwords, clock, failures, needs };
         guard.replace(config.tokens.all());
+        if guard.has_users() && !config.tokens.are_needed() {
+            warn!(
+                event = "users_only",
+                "users may read the counts, and nobody may do more: there are no tokens; \
+                 `tallyd token new NAME` makes one, with its block for the configuration"
+            );
+        }
         guard
     }
 
@@ -129,10 +149,49 @@ impl Guard {
         *self.tokens.write().expect("nothing panics while it replaces them") = tokens;
     }
 
-    /// Who sent these headers.
+    /// Puts another web configuration in effect.
+    ///
+    /// # Errors
+    ///
+    /// This takes a restart; nothing has changed.
+    pub fn replace_web(&self, web: Option<Arc<Web>>) -> Result<(), &'static str> {
+        match (&self.web, web) {
+            (Some(live), Some(web)) => live.put(web),
+            // Whether there is one is said by a flag, so it stays so.
+            _ => Ok(()),
+        }
+    }
+
+    /// How connections are protected, and what answers have besides.
+    pub(super) fn web(&self) -> Option<&Arc<LiveWeb>> {
+        self.web.as_ref()
+    }
+
+    /// Whether passwords let anybody in.
+    pub(super) fn has_users(&self) -> bool {
+        self.web.as_ref().is_some_and(|live| !live.current().web.users.is_empty())
+    }
+
+    /// Who sent these headers, by a password or by a token.
+    pub(super) async fn know(&self, headers: &HeaderMap) -> Result<Caller, Unknown> {
+        if let Some(live) = self.web.as_ref().filter(|_| self.has_users())
+            && let Some(presented) = Credentials::presented(headers)
+        {
+            // A connection that is kept for long must not keep a user in who is there no more.
+            live.look().await;
+            let current = live.current();
+            return self.passwords.check(&current.web.users, presented?).await;
+        }
+        match self.identify(headers) {
+            Err(Unknown::NoToken) if self.has_users() => Err(Unknown::NoCredentials),
+            identified => identified,
+        }
+    }
+
+    /// Who sent these headers, by a token.
     pub(super) fn identify(&self, headers: &HeaderMap) -> Result<Caller, Unknown> {
         let tokens = self.tokens.read().expect("nothing panics while it replaces them");
-        if tokens.is_empty() {
+        if tokens.is_empty() && !self.has_users() {
             return Ok(Caller::Anybody);
         }
         let found = presented(headers).and_then(|text| {
@@ -145,11 +204,7 @@ impl Guard {
         });
         match found {
             Err(Unknown::NoToken) | Ok(_) => found,
-            Err(_)
-                if self.failures.lock().expect("nothing panics while it counts").are_too_many() =>
-            {
-                Err(Unknown::TooMany)
-            }
+            Err(_) if !self.failures.take() => Err(Unknown::TooMany),
             wrong => wrong,
         }
     }
@@ -171,25 +226,18 @@ impl Guard {
     }
 }
 
-impl Failures {
-    /// Takes note of one more.
-    fn are_too_many(&mut self) -> bool {
-        let passed = self.at.elapsed();
-        self.at += passed;
-        let regained = passed.min(Duration::from_secs(60)).as_secs_f64() * FAILURES_PER_SECOND;
-        self.left = (self.left + regained).min(FAILURES);
-        if self.left < 1.0 {
-            return true;
-        }
-        self.left -= 1.0;
-        false
-    }
-}
-
 impl From<Unknown> for ApiError {
     fn from(why: Unknown) -> Self {
         let message = match why {
             Unknown::NoToken => "this needs a token, as authorization: Bearer …",
+            Unknown::NoCredentials => {
+                "this needs a token, as authorization: Bearer …; for the counts, a user and a \
+                 password will do"
+            }
+            Unknown::MalformedPassword => {
+                "what follows Basic must be a user and a password with a colon between, in base64"
+            }
+            Unknown::WrongPassword => "the user or the password is wrong",
             Unknown::Malformed => {
                 "the authorization header must be one, as Bearer and a token that `tallyd token new` made"
             }
@@ -198,8 +246,7 @@ impl From<Unknown> for ApiError {
             }
             Unknown::Expired => "this token is not valid any more; ask for a new one",
             Unknown::TooMany => {
-                let message =
-                    "too many requests come with a wrong token; correct it, then try again";
+                let message = "too many requests come with a wrong token or password; correct it, then try again";
                 return Self::new(Code::TooManyFailures, message);
             }
         };
@@ -239,7 +286,11 @@ fn find<'t>(tokens: &'t [Arc<Token>], presented: &str) -> Option<&'t Arc<Token>>
 impl Caller {
     /// Refuses a caller without the roles that a route needs.
     pub(super) fn check(&self, needs: Needs) -> Result<(), ApiError> {
-        let Self::Bearer(token) = self else { return Ok(()) };
+        let token = match self {
+            Self::Anybody => return Ok(()),
+            Self::Bearer(token) => token,
+            Self::User(_) => return check_user(needs),
+        };
         match needs {
             Needs::Nothing | Needs::Token => Ok(()),
             Needs::Role(roles) => has_one(token, roles),
@@ -252,18 +303,24 @@ impl Caller {
         }
     }
 
-    /// The name of the caller's token.
+    /// The name of the caller's token, or of the user.
     pub(super) fn name(&self) -> Option<&str> {
         match self {
             Self::Anybody => None,
             Self::Bearer(token) => Some(&token.name),
+            Self::User(name) => Some(name),
         }
+    }
+
+    /// Whether it is known who it is.
+    pub(super) fn is_known(&self) -> bool {
+        !matches!(self, Self::Anybody)
     }
 
     /// The only queues that the caller may see and change; none = all.
     pub(super) fn queues(&self) -> Option<&BTreeSet<String>> {
         match self {
-            Self::Anybody => None,
+            Self::Anybody | Self::User(_) => None,
             Self::Bearer(token) => token.queues.as_ref(),
         }
     }
@@ -297,7 +354,11 @@ impl Caller {
     /// Refuses a caller who may not create jobs on a queue; where they are run as a command, that
     /// takes a role of its own.
     pub(super) fn check_create(&self, queue: &str, config: &Config) -> Result<(), ApiError> {
-        let Self::Bearer(token) = self else { return Ok(()) };
+        let token = match self {
+            Self::Anybody => return Ok(()),
+            Self::Bearer(token) => token,
+            Self::User(_) => return check_user(Needs::CREATORS),
+        };
         self.check_queue(queue)?;
         let role = match config.runner(queue) {
             Runner::Exec(_) => Role::Exec,
@@ -305,6 +366,15 @@ impl Caller {
         };
         has_one(token, &[role]).map_err(|refused| refused.field("queue"))
     }
+}
+
+/// A user may do what a token with the role `metrics` may: a password for scraping lets nobody run
+/// a command.
+fn check_user(needs: Needs) -> Result<(), ApiError> {
+    if needs.lets_users() {
+        return Ok(());
+    }
+    Err(forbidden("a user may only read the counts; this needs a token"))
 }
 
 fn has_one(token: &Token, roles: &[Role]) -> Result<(), ApiError> {
@@ -330,7 +400,11 @@ impl Api {
         id: JobId,
         action: Action,
     ) -> Result<(), ApiError> {
-        let Caller::Bearer(token) = caller else { return Ok(()) };
+        let token = match caller {
+            Caller::Anybody => return Ok(()),
+            Caller::Bearer(token) => token,
+            Caller::User(_) => return check_user(Needs::OPERATORS),
+        };
         if token.queues.is_none() && token.roles.contains(&Role::Admin) {
             return Ok(()); // as most who act on jobs
         }

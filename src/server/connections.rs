@@ -9,14 +9,18 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::deadline::{Begun, HEAD, Haste, Hastening, HeadTimer, IDLE, Timed, UNTAKEN};
+use super::tls::{self, Encrypted};
+use super::web::LiveWeb;
 use crate::metrics::{Metrics, Rejected};
 
 /// The most connections at once: each costs a few kilobytes and a file descriptor.
@@ -54,6 +58,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     metrics: Arc<Metrics>,
+    web: Option<Arc<LiveWeb>>,
     most: usize,
     stop: CancellationToken,
 ) {
@@ -77,7 +82,8 @@ pub(super) async fn serve(
             continue;
         };
         let counted = metrics.http_connection();
-        let connection = connection(stream, router.clone(), metrics.clone(), stop.clone());
+        let (metrics, web) = (metrics.clone(), web.clone());
+        let connection = connection(stream, router.clone(), metrics, web, stop.clone());
         let cut = cut.clone();
         open.spawn(async move {
             cut.run_until_cancelled(connection).await;
@@ -114,6 +120,7 @@ async fn connection(
     stream: TcpStream,
     router: Router,
     metrics: Arc<Metrics>,
+    web: Option<Arc<LiveWeb>>,
     stop: CancellationToken,
 ) {
     // Neither matters enough to refuse a connection over it.
@@ -123,9 +130,10 @@ async fn connection(
     if let Err(error) = set {
         debug!(event = "socket_option_failed", %error);
     }
-    if !sends_something(&stream, &stop).await {
+    if !comes_in_time(something(&stream), &stop).await {
         return;
     }
+    let Some(stream) = opened(stream, &metrics, web, &stop).await else { return };
     let (begun, haste) = (Begun::default(), Haste::default());
     let io = TokioIo::new(Timed::new(stream, begun.clone(), haste.clone()));
     let service = Hastening { service: TowerToHyperService::new(router), haste };
@@ -157,18 +165,39 @@ async fn connection(
     }
 }
 
-/// Whether anything comes on a new connection, or its end, before it has taken too long.
-async fn sends_something(stream: &TcpStream, stop: &CancellationToken) -> bool {
+/// What requests come on: the connection itself, or what is under TLS on it; none if that is not
+/// agreed on, or nothing comes then.
+async fn opened(
+    stream: TcpStream,
+    metrics: &Metrics,
+    web: Option<Arc<LiveWeb>>,
+    stop: &CancellationToken,
+) -> Option<Either<TcpStream, Box<Encrypted>>> {
+    let Some(web) = web else { return Some(Either::Left(stream)) };
+    web.look().await;
+    let Some(config) = web.current().web.tls.clone() else { return Some(Either::Left(stream)) };
+    let accepted = tls::accept(stream, config, metrics).await;
+    let mut stream = accepted.map_err(|error| web.handshake_failed(&error)).ok()?;
+    let first = async { stream.fill_buf().await.is_ok() };
+    comes_in_time(first, stop).await.then_some(Either::Right(stream))
+}
+
+/// Waits for the first byte, or the end; false if the connection broke.
+async fn something(stream: &TcpStream) -> bool {
+    stream.peek(&mut [0]).await.is_ok()
+}
+
+/// Whether what is first waited for on a new connection comes before it has taken too long.
+async fn comes_in_time(first: impl Future<Output = bool>, stop: &CancellationToken) -> bool {
     let too_late = async {
         let is_stopped = timeout(IDLE, stop.cancelled()).await.is_ok();
         if is_stopped {
             sleep(FIRST).await;
         }
     };
-    let mut first = [0];
     tokio::select! {
         biased;
-        bytes = stream.peek(&mut first) => bytes.is_ok(),
+        is_there = first => is_there,
         () = too_late => false,
     }
 }

@@ -183,12 +183,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         self.stream.is_write_vectored()
     }
 
+    /// What TLS has encrypted and not yet sent is untaken too.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        self.in_time(cx, flushed).map_ok(drop)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx).map_ok(|()| 0);
+        self.in_time(cx, shut).map_ok(drop)
     }
 }
 
@@ -281,6 +284,23 @@ mod tests {
             let start = Instant::now();
             send(&mut stream, 1).await.expect_err("still nobody reads");
             assert_eq!(start.elapsed(), allowed);
+        }
+    }
+
+    /// As under TLS, where a write is done once its bytes are encrypted.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_buffered_must_be_taken_too() {
+        for is_end in [false, true] {
+            let (stream, _peer) = duplex(1);
+            let buffered = tokio::io::BufWriter::with_capacity(RATE as usize, stream);
+            let mut stream = Timed::new(buffered, Begun::default(), Haste::default());
+            stream.write_all(b"HTTP").await.expect("there is room for it");
+            let start = Instant::now();
+            let ending =
+                async { if is_end { stream.shutdown().await } else { stream.flush().await } };
+            let ended = tokio::time::timeout(2 * UNTAKEN, ending).await.expect("it ends");
+            assert_eq!(ended.expect_err("nobody reads").kind(), io::ErrorKind::TimedOut);
+            assert_eq!(start.elapsed(), UNTAKEN, "{is_end}");
         }
     }
 

@@ -49,6 +49,7 @@ pub(super) enum Code {
     Misdirected,
     QueueFull,
     TooManyFailures,
+    RateLimited,
     InternalError,
     Draining,
     ServerBusy,
@@ -106,6 +107,7 @@ impl Code {
             Self::Misdirected => ("misdirected", 421, Some(R::UnknownHost)),
             Self::QueueFull => ("queue_full", 429, Some(R::QueueFull)),
             Self::TooManyFailures => ("too_many_failures", 429, Some(R::Unauthorized)),
+            Self::RateLimited => ("rate_limited", 429, Some(R::ServerBusy)),
             Self::InternalError => ("internal_error", 500, None),
             Self::Draining => ("draining", 503, Some(R::Draining)),
             Self::ServerBusy => ("server_busy", 503, Some(R::ServerBusy)),
@@ -137,7 +139,9 @@ impl Code {
     /// After how many seconds the same request may do better.
     fn retry_after(self) -> Option<u32> {
         match self {
-            Self::ServerBusy | Self::StoreBusy | Self::TooManyFailures => Some(1),
+            Self::ServerBusy | Self::StoreBusy | Self::TooManyFailures | Self::RateLimited => {
+                Some(1)
+            }
             Self::QueueFull | Self::Draining => Some(5),
             _ => None,
         }

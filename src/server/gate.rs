@@ -38,7 +38,15 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
     let whole = (!request.body().is_end_stream()).then(ReadWhole::default);
 
     let needs = api.guard.needs(route, request.method());
-    let allowed = check_caller(&api, needs, &request).and_then(|caller| {
+    let current = api.guard.web().map(|live| live.current());
+    let is_probe = HEALTH.contains(&route);
+    let allowed = if is_probe || current.as_ref().is_none_or(|current| current.takes_request()) {
+        check_caller(&api, needs, request.headers(), request.uri()).await
+    } else {
+        let message = "more requests come than the server's configuration allows; send fewer";
+        Err(ApiError::new(Code::RateLimited, message))
+    };
+    let allowed = allowed.and_then(|caller| {
         check_origin(request.method(), request.headers())?;
         check_query(route, request.method(), request.uri())?;
         Ok(caller)
@@ -58,6 +66,9 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(current) = &current {
+        current.add_headers(headers);
+    }
     if chunked || whole.is_some_and(|whole| !whole.is_noted()) {
         // If chunked, it may have had a content-length as well, which hyper has removed by now. Then a
         // proxy may disagree on where it ended, so nothing behind it is served. Nor if its body was not
@@ -66,7 +77,7 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
     }
     let refused = response.extensions().get::<Code>().copied();
     // That a probe asks whether it is ready is no request that was refused.
-    let limited = refused.filter(|_| !HEALTH.contains(&route));
+    let limited = refused.filter(|_| !is_probe);
     if let Some(reason) = limited.and_then(Code::rejected) {
         api.metrics.rejected(reason);
     }
@@ -100,14 +111,19 @@ impl Drop for Counted<'_> {
 }
 
 /// Who calls, if that may be done. Whoever has a token need not care what the host is called.
-fn check_caller(api: &Api, needs: Needs, request: &Request) -> Result<Caller, ApiError> {
+async fn check_caller(
+    api: &Api,
+    needs: Needs,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<Caller, ApiError> {
     if needs == Needs::Nothing {
         return Ok(Caller::Anybody);
     }
-    let headers = request.headers();
-    let caller = api.guard.identify(headers);
-    if !matches!(caller, Ok(Caller::Bearer(_)) | Err(Unknown::TooMany)) {
-        check_host(headers, request.uri(), &api.config.hosts)?;
+    let caller = api.guard.know(headers).await;
+    let is_known = caller.as_ref().is_ok_and(Caller::is_known);
+    if !is_known && !matches!(caller, Err(Unknown::TooMany)) {
+        check_host(headers, uri, &api.config.hosts)?;
     }
     let caller = caller?;
     caller.check(needs)?;

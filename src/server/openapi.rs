@@ -20,7 +20,7 @@ const ALWAYS: &[Code] = &[Code::MissingHost, Code::Misdirected, Code::InternalEr
 const API: &[Code] = &[Code::InvalidQuery];
 
 /// The refusals of every route that needs to know its caller, if there are tokens.
-const KNOWN: &[Code] = &[Code::Unauthorized, Code::TooManyFailures];
+const KNOWN: &[Code] = &[Code::Unauthorized, Code::TooManyFailures, Code::RateLimited];
 
 /// Those of every route that not every token is good for.
 const ALLOWED: &[Code] = &[Code::Forbidden];
@@ -63,7 +63,13 @@ pub(super) fn describe(table: &[Route]) -> String {
             "license": {"name": env!("CARGO_PKG_LICENSE")},
         },
         "paths": paths,
-        "components": {"schemas": schemas.take(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "schemas": schemas.take(),
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "password": {"type": "http", "scheme": "basic"},
+            },
+        },
     });
     description.to_string()
 }
@@ -101,7 +107,11 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
         "responses": responses(route, schemas),
     });
     if route.needs != Needs::Nothing {
-        operation["security"] = json!([{}, {"token": []}]);
+        let mut security = vec![json!({}), json!({"token": []})];
+        if route.needs.lets_users() {
+            security.push(json!({"password": []}));
+        }
+        operation["security"] = security.into();
     }
     let parameters = parameters(route, schemas);
     if !parameters.is_empty() {

@@ -48,7 +48,7 @@ struct Running {
     seen: Vec<String>,
 }
 
-/// A client of HTTP. It never uses TLS, but the library wants to know by which code it would.
+/// A client of HTTP. It seldom uses TLS, but the library wants to know by which code it would.
 pub fn client() -> Client {
     // Fails if it was done before, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -159,7 +159,8 @@ impl Daemon {
         let ready = self.log_line(|line| line["message"] == "tallyd is ready");
         let Some(ready) = ready else { return false };
         let address = ready["address"].as_str().expect("it says where").to_owned();
-        self.running_mut().url = format!("http://{address}");
+        let scheme = if ready["tls"] == true { "https" } else { "http" };
+        self.running_mut().url = format!("{scheme}://{address}");
         true
     }
 

@@ -69,6 +69,7 @@ mod strace;
 mod systemd;
 mod tampered;
 mod tidy;
+mod tls;
 mod tokens;
 mod tools;
 mod unique;

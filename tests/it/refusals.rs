@@ -45,6 +45,7 @@ pub const CASES: &[(&str, u16, Option<&str>)] = &[
     ("misdirected", 421, Some("unknown_host")),
     ("queue_full", 429, Some("queue_full")),
     ("too_many_failures", 429, Some("unauthorized")),
+    ("rate_limited", 429, Some("server_busy")),
     ("internal_error", 500, None),
     ("draining", 503, Some("draining")),
     ("server_busy", 503, Some("server_busy")),

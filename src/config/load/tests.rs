@@ -149,6 +149,7 @@ fn overrides_win_over_the_file() {
         hosts: Some(vec!["b".into()]),
         log_format: Some(LogFormat::Text),
         log_level: Some(LogLevel::Error),
+        web_config: None,
         token_file: None, // of which there is a test beside tokens
         insecure: Some(false),
     };

@@ -1,5 +1,7 @@
 //! Every route, with every role and every way to be nobody.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
@@ -271,7 +273,7 @@ async fn what_can_be_guessed_is_no_token() {
 }
 
 /// A web page cannot bring along a token that it does not know, so a name of its own gets it nowhere.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_a_token_any_host_is_served() {
     let server = server(&[]);
     let with = async |token: Option<&str>| {

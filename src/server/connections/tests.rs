@@ -28,7 +28,7 @@ impl Server {
         let stop = CancellationToken::new();
         let (api, metrics) = (fixture.api.clone(), fixture.api.metrics.clone());
         let serving =
-            serve(listener, routes::router(api, Routes::Whole), metrics, most, stop.clone());
+            serve(listener, routes::router(api, Routes::Whole), metrics, None, most, stop.clone());
         Self { address, stop, serving: tokio::spawn(serving), fixture }
     }
 

@@ -1,0 +1,107 @@
+//! How the HTTP interface is protected: TLS, client certificates, users with passwords, headers.
+//!
+//! The file has the format of Prometheus' exporter-toolkit, which operators have templates for. What
+//! that format knows and tallyd cannot do is refused, with the reason.
+
+mod clients;
+mod document;
+mod names;
+mod pem;
+mod read;
+mod sources;
+mod tls;
+mod users;
+
+pub use sources::Sources;
+pub use users::{PasswordHash, Users};
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+
+use super::load::ConfigError;
+
+/// What a file says, valid by construction.
+#[derive(Clone)]
+pub struct Web {
+    /// The file as it was named.
+    pub file: PathBuf,
+    /// How connections are encrypted; none = they are not.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Whether nobody connects without a certificate that a known authority has signed.
+    pub knows_clients: bool,
+    /// Who may read the counts by a password.
+    pub users: Users,
+    /// What every answer has besides its own headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// How many requests are answered.
+    pub rate_limit: Option<RateLimit>,
+    /// The SHA-256 of all that was read for it.
+    digest: [u8; 32],
+}
+
+/// How many requests are answered, probes aside: one every so often, and so many at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// The time after which there is room for one more.
+    pub every: Duration,
+    /// How many may come at once.
+    pub burst: u32,
+}
+
+impl Web {
+    /// Reads the file and those that it names, which are relative to it.
+    ///
+    /// # Errors
+    ///
+    /// One of them cannot be read, or is wrong.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        Self::load_from(&mut Sources::new(), file)
+    }
+
+    /// The same; `sources` tells afterwards whether what was read has changed since.
+    ///
+    /// # Errors
+    ///
+    /// As [`Web::load`] says.
+    pub fn load_from(sources: &mut Sources, file: &Path) -> Result<Self, ConfigError> {
+        read::web(sources, file)
+    }
+
+    /// Whether callers are known by it, be it by certificates or by passwords.
+    pub fn knows_callers(&self) -> bool {
+        self.knows_clients || !self.users.is_empty()
+    }
+
+    /// What of this only a start decides, so that no slip in a file lets everybody in: what `other`
+    /// has differently, if anything.
+    pub fn differing(&self, other: &Self) -> Option<&'static str> {
+        if self.tls.is_some() != other.tls.is_some() {
+            Some("whether connections are encrypted")
+        } else if self.knows_clients != other.knows_clients {
+            Some("whether clients need a certificate that is verified")
+        } else if self.users.is_empty() != other.users.is_empty() {
+            Some("whether there are users")
+        } else {
+            None
+        }
+    }
+}
+
+impl PartialEq for Web {
+    fn eq(&self, other: &Self) -> bool {
+        self.file == other.file && self.digest == other.digest
+    }
+}
+
+impl fmt::Debug for Web {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Web").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
