@@ -6,6 +6,7 @@
 mod basic;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 
 use axum::http::header::AUTHORIZATION;
@@ -172,15 +173,19 @@ impl Guard {
         self.web.as_ref().is_some_and(|live| !live.current().web.users.is_empty())
     }
 
-    /// Who sent these headers, by a password or by a token.
-    pub(super) async fn know(&self, headers: &HeaderMap) -> Result<Caller, Unknown> {
+    /// Who sent these headers from this address, by a password or by a token.
+    pub(super) async fn know(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<Caller, Unknown> {
         if let Some(live) = self.web.as_ref().filter(|_| self.has_users())
             && let Some(presented) = Credentials::presented(headers)
         {
             // A connection that is kept for long must not keep a user in who is there no more.
             live.look().await;
             let current = live.current();
-            return self.passwords.check(&current.web.users, presented?).await;
+            return self.passwords.check(&current.web.users, presented?, peer).await;
         }
         match self.identify(headers) {
             Err(Unknown::NoToken) if self.has_users() => Err(Unknown::NoCredentials),
