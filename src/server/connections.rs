@@ -78,7 +78,7 @@ pub(super) async fn serve(
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
             metrics.rejected(Rejected::TooManyConnections);
-            refuse(stream);
+            refuse(stream, web.as_deref());
             continue;
         };
         let counted = metrics.http_connection();
@@ -106,8 +106,12 @@ pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Answers without waiting: an empty socket takes these few bytes at once.
-fn refuse(stream: TcpStream) {
+/// Answers without waiting: an empty socket takes these few bytes at once. Who speaks TLS could not
+/// read it, and only finds the connection closed.
+fn refuse(stream: TcpStream, web: Option<&LiveWeb>) {
+    if web.is_some_and(|web| web.current().web.tls.is_some()) {
+        return;
+    }
     let refused = stream.into_std().and_then(|mut stream| stream.write_all(REFUSAL.as_bytes()));
     if let Err(error) = refused {
         debug!(event = "refusal_unsent", %error);
