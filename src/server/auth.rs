@@ -155,9 +155,9 @@ impl Guard {
     /// # Errors
     ///
     /// This takes a restart; nothing has changed.
-    pub fn replace_web(&self, web: Option<Arc<Web>>) -> Result<(), &'static str> {
+    pub async fn replace_web(&self, web: Option<Arc<Web>>) -> Result<(), &'static str> {
         match (&self.web, web) {
-            (Some(live), Some(web)) => live.put(web),
+            (Some(live), Some(web)) => live.replace(web).await,
             // Whether there is one is said by a flag, so it stays so.
             _ => Ok(()),
         }
