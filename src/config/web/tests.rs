@@ -1,5 +1,7 @@
 //! What web configurations say, and what is said about each mistake in one.
 
+mod sessions;
+
 use std::fs;
 
 use super::*;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{Error, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 use super::clients::{AllowedNames, Any};
@@ -216,12 +216,19 @@ impl Settings {
         let all = [Version::Tls13, Version::Tls12].into_iter();
         let versions: Vec<_> =
             all.filter(|version| (least..=most).contains(version)).map(Version::protocol).collect();
+        let asks_clients = self.clients.offer_client_auth();
         let mut config = ServerConfig::builder_with_provider(self.provider)
             .with_protocol_versions(&versions)?
             .with_client_cert_verifier(self.clients)
             .with_single_cert(self.chain, self.key)?;
         config.ignore_client_order = self.prefers_own_order;
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        if asks_clients {
+            // A session that is resumed is not verified: its certificate may be over by then, or its
+            // authority trusted no more.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(config)
     }
 }
