@@ -71,9 +71,10 @@ impl Web {
         read::web(sources, file)
     }
 
-    /// Whether callers are known by it, be it by certificates or by passwords.
+    /// Whether callers are known by it, so that they can be told what they may not do. Certificates
+    /// alone do not: each that an authority has signed could do everything.
     pub fn knows_callers(&self) -> bool {
-        self.knows_clients || !self.users.is_empty()
+        !self.users.is_empty()
     }
 
     /// What of this only a start decides, so that no slip in a file lets everybody in: what `other`
