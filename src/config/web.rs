@@ -33,6 +33,8 @@ pub struct Web {
     pub tls: Option<Arc<ServerConfig>>,
     /// Whether nobody connects without a certificate that a known authority has signed.
     pub knows_clients: bool,
+    /// Whether the names in clients' certificates are looked through.
+    pub knows_names: bool,
     /// Who may read the counts by a password.
     pub users: Users,
     /// What every answer has besides its own headers.
@@ -84,6 +86,8 @@ impl Web {
             Some("whether connections are encrypted")
         } else if self.knows_clients != other.knows_clients {
             Some("whether clients need a certificate that is verified")
+        } else if self.knows_names != other.knows_names {
+            Some("whether clients need a certificate with an allowed name")
         } else if self.users.is_empty() != other.users.is_empty() {
             Some("whether there are users")
         } else {

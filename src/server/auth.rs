@@ -129,6 +129,15 @@ impl Guard {
         }
         let web = config.web.clone().map(|web| Arc::new(LiveWeb::new(web)));
         let (passwords, failures) = (Passwords::new(), Bucket::new(FAILURES, FAILURES_PER_SECOND));
+        if let Some(web) =
+            config.web.as_ref().filter(|web| web.tls.is_none() && web.users.is_empty())
+        {
+            let file = web.file.display().to_string();
+            warn!(
+                event = "web_config_open",
+                file, "it protects nothing: it has neither tls_server_config nor basic_auth_users"
+            );
+        }
         let guard = Self { tokens: RwLock::default(), web, passwords, clock, failures, needs };
         guard.replace(config.tokens.all());
         if guard.has_users() && !config.tokens.are_needed() {

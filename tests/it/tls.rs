@@ -330,6 +330,17 @@ fn beyond_loopback_callers_must_be_known_by_password_or_token_and_a_certificate_
 }
 
 #[tokio::test]
+async fn the_start_says_that_a_file_protects_nothing() {
+    let authority = Authority::new("tests");
+    for (web, is_told) in [("basic_auth_users: {}\n", true), (SECTION, false)] {
+        let mut daemon = start("", web, &authority);
+        let log = daemon.log();
+        assert_eq!(log.contains("web_config_open"), is_told, "{log}");
+        assert!(daemon.stop().success());
+    }
+}
+
+#[tokio::test]
 async fn answers_have_the_headers_of_the_file_and_requests_past_its_limit_are_refused() {
     let authority = Authority::new("tests");
     let web = "http_server_config:\n  headers:\n    Strict-Transport-Security: max-age=600\n\

@@ -10,7 +10,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{Error, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 use super::clients::{AllowedNames, Any};
-use super::document::Section;
+use super::document::{Section, is_pem};
 use super::names::{self, ClientAuth, Version};
 use super::pem;
 use super::sources::Sources;
@@ -26,6 +26,7 @@ const ASKING: [&str; 7] =
 pub(super) struct Tls {
     pub(super) config: Arc<ServerConfig>,
     pub(super) knows_clients: bool,
+    pub(super) knows_names: bool,
 }
 
 /// What was read, each in the words of rustls.
@@ -68,13 +69,14 @@ pub(super) fn read(
             ));
         }
     }
+    let knows_names = !allowed.is_empty();
     let clients = clients(client_auth, roots, allowed, &provider);
     if is_asked_for && let (Some(chain), Some(key), Some(clients)) = (chain, key, clients) {
         let settings = Settings { chain, key, clients, provider, versions, prefers_own_order };
         let built = settings.build().map_err(|error| refuse(&section, &error)).ok();
         section.close();
         let knows_clients = client_auth == ClientAuth::RequireAndVerify;
-        return built.map(|config| Tls { config: Arc::new(config), knows_clients });
+        return built.map(|config| Tls { config: Arc::new(config), knows_clients, knows_names });
     }
     section.close();
     None
@@ -89,8 +91,10 @@ fn content<T>(
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
     let file = section.text(keys[0], |text| {
-        let text = text.filter(|text| !text.is_empty() && !text.contains('\0'));
-        text.map(|text| directory.join(text)).ok_or_else(|| "must be the path of a file".to_owned())
+        let is_path = |text: &&str| !text.is_empty() && !text.contains('\0') && !is_pem(text);
+        text.filter(is_path).map(|text| directory.join(text)).ok_or_else(|| {
+            format!("must be the path of a file; what is in one belongs to {}", keys[1])
+        })
     });
     let text = section.text(keys[1], |text| {
         text.map(str::to_owned).ok_or_else(|| "must be text in PEM".to_owned())
