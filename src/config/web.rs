@@ -31,6 +31,8 @@ pub struct Web {
     pub file: PathBuf,
     /// How connections are encrypted; none = they are not.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Where its private key is; none = in the file itself, if it is there at all.
+    pub key_file: Option<PathBuf>,
     /// Whether nobody connects without a certificate that a known authority has signed.
     pub knows_clients: bool,
     /// Whether the names in clients' certificates are looked through.
@@ -71,6 +73,14 @@ impl Web {
     /// As [`Web::load`] says.
     pub fn load_from(sources: &mut Sources, file: &Path) -> Result<Self, ConfigError> {
         read::web(sources, file)
+    }
+
+    /// The keys of the file whose values are never shown.
+    pub fn keys_of_secrets(&self) -> Vec<String> {
+        let has_key = self.tls.is_some() && self.key_file.is_none();
+        let has =
+            [("tls_server_config.key", has_key), ("basic_auth_users", !self.users.is_empty())];
+        has.into_iter().filter(|(_, has)| *has).map(|(key, _)| key.to_owned()).collect()
     }
 
     /// Whether callers are known by it, so that they can be told what they may not do. Certificates

@@ -194,6 +194,11 @@ impl<'a> Section<'a> {
         self.find(key).is_some()
     }
 
+    /// The text of `key`, if it is there and is one.
+    pub(super) fn peek(&self, key: &str) -> Option<&'a str> {
+        as_text(&self.find(key)?.1.value)
+    }
+
     /// Whether nothing is in it.
     pub(super) fn is_empty(&self) -> bool {
         self.table.is_empty()

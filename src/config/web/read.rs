@@ -46,8 +46,9 @@ pub(super) fn web(sources: &mut Sources, file: &Path) -> Result<Web, ConfigError
     }
     let knows_clients = tls.as_ref().is_some_and(|tls| tls.knows_clients);
     let knows_names = tls.as_ref().is_some_and(|tls| tls.knows_names);
+    let key_file = tls.as_ref().and_then(|tls| tls.key_file.clone());
     let (file, tls, digest) = (file.to_owned(), tls.map(|tls| tls.config), sources.digest());
-    Ok(Web { file, tls, knows_clients, knows_names, users, headers, rate_limit, digest })
+    Ok(Web { file, tls, key_file, knows_clients, knows_names, users, headers, rate_limit, digest })
 }
 
 /// What answers have besides; that HTTP/2 is allowed by default is no request for it.

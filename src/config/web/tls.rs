@@ -1,6 +1,6 @@
 //! The section `tls_server_config`: what connections are encrypted with, and who may connect.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
@@ -27,6 +27,7 @@ pub(super) struct Tls {
     pub(super) config: Arc<ServerConfig>,
     pub(super) knows_clients: bool,
     pub(super) knows_names: bool,
+    pub(super) key_file: Option<PathBuf>,
 }
 
 /// What was read, each in the words of rustls.
@@ -74,9 +75,11 @@ pub(super) fn read(
     if is_asked_for && let (Some(chain), Some(key), Some(clients)) = (chain, key, clients) {
         let settings = Settings { chain, key, clients, provider, versions, prefers_own_order };
         let built = settings.build().map_err(|error| refuse(&section, &error)).ok();
+        let key_file = section.peek("key_file").map(|file| directory.join(file));
         section.close();
         let knows_clients = client_auth == ClientAuth::RequireAndVerify;
-        return built.map(|config| Tls { config: Arc::new(config), knows_clients, knows_names });
+        let config = built.map(Arc::new)?;
+        return Some(Tls { config, knows_clients, knows_names, key_file });
     }
     section.close();
     None
