@@ -421,7 +421,7 @@ pub fn check_server(text: &str) -> Result<String, ClientError> {
 
 /// The URL of a server, which may have a path in front of the routes.
 fn server_url(text: &str) -> Result<Url, ClientError> {
-    let wrong = || ClientError::InvalidServer(text.to_owned());
+    let wrong = || ClientError::InvalidServer(error::shown_text(text));
     let url = Url::parse(text).map_err(|_| wrong())?;
     let is_server = matches!(url.scheme(), "http" | "https")
         && url.host_str().is_some_and(|host| !host.is_empty())

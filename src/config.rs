@@ -312,6 +312,11 @@ impl Config {
         self.queues.get(queue).map_or(&self.defaults, |queue| &queue.policy)
     }
 
+    /// Whether all may call who can: nobody is known, by a token or by a password.
+    pub fn is_open(&self) -> bool {
+        !self.tokens.are_needed() && !self.web.as_ref().is_some_and(|web| web.knows_callers())
+    }
+
     /// Who runs the jobs of a queue.
     pub fn runner(&self, queue: &str) -> &Runner {
         self.queues.get(queue).map_or(&Runner::Lease, |queue| &queue.runner)

@@ -17,8 +17,13 @@ const TOKEN: &str = "TALLYD_TOKEN";
 #[derive(Debug, clap::Args)]
 pub struct Connection {
     /// Speak to the server at this URL
-    #[arg(long, env = "TALLYD_SERVER", value_name = "URL", default_value = "http://127.0.0.1:8255",
-        hide_env_values = true, value_parser = check_server)]
+    #[arg(
+        long,
+        env = "TALLYD_SERVER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8255",
+        hide_env_values = true
+    )]
     server: String,
 
     /// Send the token in this file; without it, the one in the variable TALLYD_TOKEN, if any
@@ -54,6 +59,7 @@ impl Connection {
         &self,
         work: impl AsyncFnOnce(&Client) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        check_server(&self.server)?;
         let (ca_file, identity) = (self.ca_file.as_deref(), self.client_cert_file.as_deref());
         let authorities = ca_file.map(|file| read("authorities", file)).transpose()?;
         let identity = identity.map(|file| read("certificate", file)).transpose()?;

@@ -69,7 +69,7 @@ impl Reloading {
             self.config.tokens = found.tokens.clone();
             guard.replace(found.tokens.all());
         }
-        let web = guard.replace_web(found.web.clone());
+        let web = guard.replace_web(found.web.clone()).await;
         // The line that tells of it is written if it would be under either.
         self.level.set(if is as u8 > was as u8 { is } else { was });
         let (log_level, mut differing) = (is.name(), self.config.differing_keys(&found));

@@ -203,6 +203,11 @@ pub(super) fn shown(server: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
+/// What is no server's URL, without what may be secret in it.
+pub(super) fn shown_text(text: &str) -> String {
+    text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("…@{rest}"))
+}
+
 /// The cause that says most: the last one.
 fn root(error: &(dyn Error + 'static)) -> String {
     let mut last = error;

@@ -28,6 +28,13 @@ fn the_url_of_a_server_is_checked() {
 fn a_password_is_not_shown() {
     let client = Client::new("http://ada:secret@127.0.0.1:1/tallyd/").expect("a URL");
     assert_eq!(client.server(), "http://127.0.0.1:1/tallyd");
+    for wrong in
+        ["http://ada:secret@a.example:port", "ftp://ada:secret@a.example", "ada:secret@a.example"]
+    {
+        let error = Client::new(wrong).expect_err(wrong);
+        assert!(error.to_string().contains("got \"…@a.example"), "{error}");
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::{Config, Runner};
+use super::{Config, Runner, Web};
 
 /// Permission to read, for those who are neither the owner nor in the group.
 const READ_BY_OTHERS: u32 = 0o004;
@@ -16,20 +16,26 @@ impl Config {
     /// What is wrong with who may use the files that these settings come from, a sentence each.
     ///
     /// A hash of 256 random bits tells nobody the token, so a file of tokens may be read; but whoever
-    /// can write to it, or to the configuration, lets in whom they like.
+    /// can write to it, or to the configuration, lets in whom they like. A hash of a password may be
+    /// guessed.
     pub fn exposed(&self, file: Option<&Path>) -> Vec<String> {
-        let mut found = Vec::new();
-        for file in [file, self.tokens.file.as_deref()].into_iter().flatten() {
+        let (mut found, web) = (Vec::new(), self.web.as_deref());
+        let of_web = web.map(|web| web.file.as_path());
+        for file in [file, self.tokens.file.as_deref(), of_web].into_iter().flatten() {
             if others_may(file, WRITE_BY_OTHERS) {
                 let name = file.display();
                 found
                     .push(format!("{name} can be changed by every user of the machine; chmod o-w"));
             }
         }
-        let secrets = self.keys_of_secrets();
-        if let Some(file) =
-            file.filter(|file| !secrets.is_empty() && others_may(file, READ_BY_OTHERS))
-        {
+        let key_file = web.and_then(|web| web.key_file.as_deref());
+        for (file, secrets) in [
+            (file, self.keys_of_secrets()),
+            (of_web, web.map(Web::keys_of_secrets).unwrap_or_default()),
+            (key_file, vec!["tls_server_config.key_file".to_owned()]),
+        ] {
+            let is_exposed = |file: &&Path| !secrets.is_empty() && others_may(file, READ_BY_OTHERS);
+            let Some(file) = file.filter(is_exposed) else { continue };
             let (name, secrets) = (file.display(), secrets.join(", "));
             found.push(format!(
                 "{name} has secrets ({secrets}) and can be read by every user of the machine; chmod o-r"
@@ -98,6 +104,43 @@ mod tests {
         assert_eq!(said(SECRETS, 0o644, 0o644), told);
         assert_eq!(said(SECRETS, 0o640, 0o644), "");
         assert_eq!(said("[queues.b.exec]\ncommand = [\"/bin/true\"]", 0o644, 0o644), "");
+    }
+
+    #[test]
+    fn keys_and_hashes_of_a_web_configuration_are_not_for_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (cert, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let said = |web: &str, mode: u32, mode_of_key: u32| {
+            for (name, text, mode) in
+                [("c.pem", &*cert, 0o644), ("k.pem", &*key, mode_of_key), ("web.yml", web, mode)]
+            {
+                let file = directory.path().join(name);
+                fs::write(&file, text).unwrap();
+                fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            let web_config = Some(directory.path().join("web.yml"));
+            let overrides = Overrides { web_config, ..Overrides::default() };
+            let config = Config::load(None, &overrides).unwrap();
+            config.exposed(None).join("\n").replace(&*directory.path().to_string_lossy(), "")
+        };
+        let plain = "tls_server_config: {cert_file: c.pem, key_file: k.pem}\n";
+        let indented: String = key.lines().map(|line| format!("    {line}\n")).collect();
+        let inline = format!("tls_server_config:\n  cert_file: c.pem\n  key: |\n{indented}");
+        let hash = "$2y$04$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
+        let users = format!("basic_auth_users: {{a: {hash}}}\n");
+        let told = |file: &str, key: &str| {
+            format!(
+                "/{file} has secrets ({key}) and can be read by every user of the machine; chmod o-r"
+            )
+        };
+        assert_eq!(said(plain, 0o644, 0o640), "");
+        assert_eq!(said(plain, 0o644, 0o644), told("k.pem", "tls_server_config.key_file"));
+        assert_eq!(said(&inline, 0o644, 0o640), told("web.yml", "tls_server_config.key"));
+        assert_eq!(said(&users, 0o644, 0o640), told("web.yml", "basic_auth_users"));
+        assert_eq!(said(&users, 0o640, 0o640), "");
+        let changed = "/web.yml can be changed by every user of the machine; chmod o-w";
+        assert_eq!(said(plain, 0o642, 0o640), changed);
     }
 
     #[test]

@@ -31,8 +31,12 @@ pub struct Web {
     pub file: PathBuf,
     /// How connections are encrypted; none = they are not.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Where its private key is; none = in the file itself, if it is there at all.
+    pub key_file: Option<PathBuf>,
     /// Whether nobody connects without a certificate that a known authority has signed.
     pub knows_clients: bool,
+    /// Whether the names in clients' certificates are looked through.
+    pub knows_names: bool,
     /// Who may read the counts by a password.
     pub users: Users,
     /// What every answer has besides its own headers.
@@ -71,9 +75,18 @@ impl Web {
         read::web(sources, file)
     }
 
-    /// Whether callers are known by it, be it by certificates or by passwords.
+    /// The keys of the file whose values are never shown.
+    pub fn keys_of_secrets(&self) -> Vec<String> {
+        let has_key = self.tls.is_some() && self.key_file.is_none();
+        let has =
+            [("tls_server_config.key", has_key), ("basic_auth_users", !self.users.is_empty())];
+        has.into_iter().filter(|(_, has)| *has).map(|(key, _)| key.to_owned()).collect()
+    }
+
+    /// Whether callers are known by it, so that they can be told what they may not do. Certificates
+    /// alone do not: each that an authority has signed could do everything.
     pub fn knows_callers(&self) -> bool {
-        self.knows_clients || !self.users.is_empty()
+        !self.users.is_empty()
     }
 
     /// What of this only a start decides, so that no slip in a file lets everybody in: what `other`
@@ -83,6 +96,8 @@ impl Web {
             Some("whether connections are encrypted")
         } else if self.knows_clients != other.knows_clients {
             Some("whether clients need a certificate that is verified")
+        } else if self.knows_names != other.knows_names {
+            Some("whether clients need a certificate with an allowed name")
         } else if self.users.is_empty() != other.users.is_empty() {
             Some("whether there are users")
         } else {

@@ -6,6 +6,7 @@
 mod basic;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 
 use axum::http::header::AUTHORIZATION;
@@ -128,6 +129,15 @@ impl Guard {
         }
         let web = config.web.clone().map(|web| Arc::new(LiveWeb::new(web)));
         let (passwords, failures) = (Passwords::new(), Bucket::new(FAILURES, FAILURES_PER_SECOND));
+        if let Some(web) =
+            config.web.as_ref().filter(|web| web.tls.is_none() && web.users.is_empty())
+        {
+            let file = web.file.display().to_string();
+            warn!(
+                event = "web_config_open",
+                file, "it protects nothing: it has neither tls_server_config nor basic_auth_users"
+            );
+        }
         let guard = Self { tokens: RwLock::default(), web, passwords, clock, failures, needs };
         guard.replace(config.tokens.all());
         if guard.has_users() && !config.tokens.are_needed() {
@@ -154,9 +164,9 @@ impl Guard {
     /// # Errors
     ///
     /// This takes a restart; nothing has changed.
-    pub fn replace_web(&self, web: Option<Arc<Web>>) -> Result<(), &'static str> {
+    pub async fn replace_web(&self, web: Option<Arc<Web>>) -> Result<(), &'static str> {
         match (&self.web, web) {
-            (Some(live), Some(web)) => live.put(web),
+            (Some(live), Some(web)) => live.replace(web).await,
             // Whether there is one is said by a flag, so it stays so.
             _ => Ok(()),
         }
@@ -172,15 +182,19 @@ impl Guard {
         self.web.as_ref().is_some_and(|live| !live.current().web.users.is_empty())
     }
 
-    /// Who sent these headers, by a password or by a token.
-    pub(super) async fn know(&self, headers: &HeaderMap) -> Result<Caller, Unknown> {
+    /// Who sent these headers from this address, by a password or by a token.
+    pub(super) async fn know(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<Caller, Unknown> {
         if let Some(live) = self.web.as_ref().filter(|_| self.has_users())
             && let Some(presented) = Credentials::presented(headers)
         {
             // A connection that is kept for long must not keep a user in who is there no more.
             live.look().await;
             let current = live.current();
-            return self.passwords.check(&current.web.users, presented?).await;
+            return self.passwords.check(&current.web.users, presented?, peer).await;
         }
         match self.identify(headers) {
             Err(Unknown::NoToken) if self.has_users() => Err(Unknown::NoCredentials),

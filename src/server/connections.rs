@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::deadline::{Begun, HEAD, Haste, Hastening, HeadTimer, IDLE, Timed, UNTAKEN};
+use super::deadline::{Begun, HEAD, Haste, Hastening, HeadTimer, IDLE, Peer, Timed, UNTAKEN};
 use super::tls::{self, Encrypted};
 use super::web::LiveWeb;
 use crate::metrics::{Metrics, Rejected};
@@ -66,8 +66,8 @@ pub(super) async fn serve(
     let open = TaskTracker::new();
     let cut = CancellationToken::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, address)) => (stream, Peer(address.ip().to_canonical())),
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 metrics.rejected(Rejected::TooManyConnections);
@@ -78,12 +78,12 @@ pub(super) async fn serve(
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
             metrics.rejected(Rejected::TooManyConnections);
-            refuse(stream);
+            refuse(stream, web.as_deref());
             continue;
         };
         let counted = metrics.http_connection();
         let (metrics, web) = (metrics.clone(), web.clone());
-        let connection = connection(stream, router.clone(), metrics, web, stop.clone());
+        let connection = connection((stream, peer), router.clone(), metrics, web, stop.clone());
         let cut = cut.clone();
         open.spawn(async move {
             cut.run_until_cancelled(connection).await;
@@ -106,8 +106,12 @@ pub(super) fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Answers without waiting: an empty socket takes these few bytes at once.
-fn refuse(stream: TcpStream) {
+/// Answers without waiting: an empty socket takes these few bytes at once. Who speaks TLS could not
+/// read it, and only finds the connection closed.
+fn refuse(stream: TcpStream, web: Option<&LiveWeb>) {
+    if web.is_some_and(|web| web.current().web.tls.is_some()) {
+        return;
+    }
     let refused = stream.into_std().and_then(|mut stream| stream.write_all(REFUSAL.as_bytes()));
     if let Err(error) = refused {
         debug!(event = "refusal_unsent", %error);
@@ -117,7 +121,7 @@ fn refuse(stream: TcpStream) {
 /// Serves one connection to its end; at `stop` it ends after the request that is open, or its first
 /// one if that comes soon.
 async fn connection(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, Peer),
     router: Router,
     metrics: Arc<Metrics>,
     web: Option<Arc<LiveWeb>>,
@@ -136,7 +140,7 @@ async fn connection(
     let Some(stream) = opened(stream, &metrics, web, &stop).await else { return };
     let (begun, haste) = (Begun::default(), Haste::default());
     let io = TokioIo::new(Timed::new(stream, begun.clone(), haste.clone()));
-    let service = Hastening { service: TowerToHyperService::new(router), haste };
+    let service = Hastening { service: TowerToHyperService::new(router), haste, peer };
     let mut connection = pin!(
         http1::Builder::new()
             .timer(HeadTimer(begun.clone()))

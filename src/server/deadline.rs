@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,10 +88,15 @@ impl Haste {
     }
 }
 
-/// Hands each request the means to tell its connection something.
+/// Whose connection a request comes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+/// Hands each request the means to tell its connection something, and whose that is.
 pub(super) struct Hastening<S> {
     pub(super) service: S,
     pub(super) haste: Haste,
+    pub(super) peer: Peer,
 }
 
 impl<B, S: Service<Request<B>>> Service<Request<B>> for Hastening<S> {
@@ -100,6 +106,7 @@ impl<B, S: Service<Request<B>>> Service<Request<B>> for Hastening<S> {
 
     fn call(&self, mut request: Request<B>) -> S::Future {
         request.extensions_mut().insert(self.haste.clone());
+        request.extensions_mut().insert(self.peer);
         self.service.call(request)
     }
 }

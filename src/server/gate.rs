@@ -19,6 +19,7 @@ use tracing::{debug, error, info};
 
 use super::auth::{Caller, Needs, Unknown};
 use super::body::ReadWhole;
+use super::deadline::Peer;
 use super::error::{ApiError, Code};
 use super::{Api, Shared};
 
@@ -42,7 +43,8 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
     let current = api.guard.web().map(|live| live.current());
     let is_probe = HEALTH.contains(&route);
     let allowed = if is_probe || current.as_ref().is_none_or(|current| current.takes_request()) {
-        check_caller(&api, needs, request.headers(), request.uri()).await
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+        check_caller(&api, needs, request.headers(), request.uri(), peer).await
     } else {
         let message = "more requests come than the server's configuration allows; send fewer";
         Err(ApiError::new(Code::RateLimited, message))
@@ -119,11 +121,12 @@ async fn check_caller(
     needs: Needs,
     headers: &HeaderMap,
     uri: &Uri,
+    peer: Option<IpAddr>,
 ) -> Result<Caller, ApiError> {
     if needs == Needs::Nothing {
         return Ok(Caller::Anybody);
     }
-    let caller = api.guard.know(headers).await;
+    let caller = api.guard.know(headers, peer).await;
     let is_known = caller.as_ref().is_ok_and(Caller::is_known);
     if !is_known && !matches!(caller, Err(Unknown::TooMany)) {
         check_host(headers, uri, &api.config.hosts)?;

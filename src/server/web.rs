@@ -126,8 +126,16 @@ impl LiveWeb {
         }
     }
 
+    /// Puts one in effect that was read elsewhere. Who looks meanwhile may have read files that are
+    /// older, or newer: so none does, and the next connection reads them again.
+    pub(super) async fn replace(&self, web: Arc<Web>) -> Result<(), &'static str> {
+        let mut looking = self.looking.lock().await;
+        looking.sources = None;
+        self.put(web)
+    }
+
     /// Puts another configuration in effect, unless that takes a restart: then it is said why.
-    pub(super) fn put(&self, web: Arc<Web>) -> Result<(), &'static str> {
+    fn put(&self, web: Arc<Web>) -> Result<(), &'static str> {
         let current = self.current();
         if *current.web == *web {
             return Ok(());
@@ -154,3 +162,6 @@ fn tell(error: &ConfigError) {
         error!(event = "web_config_failed", error = mistake, "nothing has changed");
     }
 }
+
+#[cfg(test)]
+mod tests;

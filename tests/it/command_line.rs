@@ -247,6 +247,8 @@ fn what_is_wrong_before_anything_is_sent_exits_2_and_says_what_would_be_right() 
         assert!(said.contains(right), "{words:?}: {said}");
     }
     assert_eq!(terminal.prints_json(&["jobs", "list"])["jobs"], json!([]), "nothing was created");
+    let said = terminal.fails(2, &["backup", "--server=https://ada:s3cret@a.example:port"]);
+    assert!(said.contains("got \"…@a.example:port\"") && !said.contains("s3cret"), "{said}");
 }
 
 #[test]

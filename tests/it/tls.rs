@@ -301,9 +301,10 @@ fn the_readme_tells_what_works() {
     assert!(theirs.status.success(), "{}", said(&theirs));
 }
 
-/// Encryption alone says nothing of who calls.
+/// Encryption alone says nothing of who calls, and whoever has any certificate of the authority could
+/// create jobs that run commands.
 #[test]
-fn beyond_loopback_callers_must_be_known_by_certificate_or_password() {
+fn beyond_loopback_callers_must_be_known_by_password_or_token_and_a_certificate_is_not_enough() {
     let authority = Authority::new("tests");
     let daemon = prepare("", "", &authority);
     let file = path(&daemon, "web.yml");
@@ -313,7 +314,8 @@ fn beyond_loopback_callers_must_be_known_by_certificate_or_password() {
         (SECTION.to_owned(), 2),
         (format!("{SECTION}{given}"), 2),
         (format!("{SECTION}  client_auth_type: RequireAnyClientCert\n"), 2),
-        (format!("{SECTION}{verified}"), 0),
+        (format!("{SECTION}{verified}"), 2),
+        (format!("{SECTION}{verified}basic_auth_users:\n  prometheus: {HASH}\n"), 0),
         (format!("basic_auth_users:\n  prometheus: {HASH}\n"), 0),
     ] {
         std::fs::write(&file, &web).expect("it can be written");
@@ -321,6 +323,20 @@ fn beyond_loopback_callers_must_be_known_by_certificate_or_password() {
         assert_eq!(checked.status.code(), Some(exit), "{web}{}", said(&checked));
         let is_told = said(&checked).contains("there are no tokens to know callers by");
         assert_eq!(is_told, exit == 2, "{web}{}", said(&checked));
+    }
+    std::fs::write(&file, format!("{SECTION}{verified}")).expect("it can be written");
+    let open = ["check", "--insecure", "--listen", "0.0.0.0:8255", "--web-config", &file];
+    assert!(tallyd(&open).status.success());
+}
+
+#[tokio::test]
+async fn the_start_says_that_a_file_protects_nothing() {
+    let authority = Authority::new("tests");
+    for (web, is_told) in [("basic_auth_users: {}\n", true), (SECTION, false)] {
+        let mut daemon = start("", web, &authority);
+        let log = daemon.log();
+        assert_eq!(log.contains("web_config_open"), is_told, "{log}");
+        assert!(daemon.stop().success());
     }
 }
 

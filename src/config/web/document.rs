@@ -58,7 +58,7 @@ impl Document {
             Some(other) => {
                 let text = format!(
                     "the file must have keys, such as tls_server_config:, got {}",
-                    other.value
+                    other.value.kind()
                 );
                 return Err(Mistake { line: Some(line_of(&other)), text });
             }
@@ -149,17 +149,13 @@ impl<'a> Section<'a> {
         read.collect()
     }
 
-    /// The table `key`, if it is there and has anything.
+    /// The table `key`, if it is there and has anything. Text in its place is not shown: it may be a
+    /// user with a password.
     pub(super) fn table(&mut self, key: &'static str) -> Option<Self> {
         let line = self.line(key);
         let value = self.value(key)?;
         let Node::Table(table) = &value.value else {
-            let right = "must have keys of its own";
-            match value.value {
-                // It may be a secret, such as a hash without its user.
-                Node::Text(_) => self.object(key, &format!("{right}, got a string")),
-                _ => self.refuse(key, value, right),
-            }
+            self.object(key, &format!("must have keys of its own, got {}", value.value.kind()));
             return None;
         };
         let (document, path) = (self.document, self.path_of(key));
@@ -177,7 +173,10 @@ impl<'a> Section<'a> {
         for (key, value) in self.table {
             match rule(&key.value, as_text(&value.value)) {
                 Ok(read) => entries.push((key.value.as_str(), read)),
-                Err(right) if is_secret => self.object(&key.value, &right),
+                Err(right) if is_secret => {
+                    let shown = self.path_of(until_colon(&key.value));
+                    self.document.note(line_of(key), format!("{shown} {right}"));
+                }
                 Err(right) => self.refuse(&key.value, value, &right),
             }
         }
@@ -193,6 +192,11 @@ impl<'a> Section<'a> {
     /// Whether `key` is there and has a value.
     pub(super) fn has(&self, key: &str) -> bool {
         self.find(key).is_some()
+    }
+
+    /// The text of `key`, if it is there and is one.
+    pub(super) fn peek(&self, key: &str) -> Option<&'a str> {
+        as_text(&self.find(key)?.1.value)
     }
 
     /// Whether nothing is in it.
@@ -212,12 +216,18 @@ impl<'a> Section<'a> {
         self.document.note(self.line, format!("{} {wrong}", self.path));
     }
 
-    /// Notes every key that was not asked for.
+    /// Notes every key that was not asked for, or has nothing: what should protect would not.
     pub(super) fn close(self) {
-        for (key, _) in self.table.iter().filter(|(key, _)| !self.known.contains(&&*key.value)) {
-            let valid = self.known.join(", ");
-            let text = format!("unknown key {}; valid here are {valid}", self.path_of(&key.value));
-            self.document.note(line_of(key), text);
+        for (key, value) in self.table {
+            let shown = self.path_of(until_colon(&key.value));
+            if !self.known.contains(&&*key.value) {
+                let valid = self.known.join(", ");
+                let text = format!("unknown key {shown}; valid here are {valid}");
+                self.document.note(line_of(key), text);
+            } else if matches!(value.value, Node::Nothing) {
+                let text = format!("{shown} must have a value, got nothing; else leave it out");
+                self.document.note(line_of(key), text);
+            }
         }
     }
 
@@ -251,6 +261,11 @@ fn line_of<T>(value: &Spanned<T>) -> usize {
     value.referenced.line() as usize
 }
 
+/// A key without what follows its colon: where a space is missing that is a password or its hash.
+fn until_colon(key: &str) -> &str {
+    key.find(':').map_or(key, |colon| &key[..=colon])
+}
+
 fn as_text(node: &Node) -> Option<&str> {
     match node {
         Node::Text(text) => Some(text),
@@ -258,14 +273,34 @@ fn as_text(node: &Node) -> Option<&str> {
     }
 }
 
+impl Node {
+    /// The value for a message, or its type if it is text.
+    fn kind(&self) -> String {
+        match self {
+            Self::Text(_) => "a string".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Whether a message may show this text: it is short, and no key of a certificate.
+fn is_shown(text: &str) -> bool {
+    text.chars().count() <= MAX_SHOWN_CHARS && !is_pem(text)
+}
+
+/// Whether this looks like what a file in PEM holds, and not like its path.
+pub(super) fn is_pem(text: &str) -> bool {
+    text.contains('\n') || text.contains("-----BEGIN")
+}
+
 impl fmt::Display for Node {
-    /// The value for a message, or its type if that would be long.
+    /// The value for a message, or its type if that would be long, or may be a key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("nothing"),
             Self::Switch(value) => write!(f, "{value}"),
             Self::Number(number) => write!(f, "{number}"),
-            Self::Text(text) if text.chars().count() <= MAX_SHOWN_CHARS => write!(f, "{text:?}"),
+            Self::Text(text) if is_shown(text) => write!(f, "{text:?}"),
             Self::Text(_) => f.write_str("a string"),
             Self::List(_) => f.write_str("a list"),
             Self::Table(_) => f.write_str("keys"),
@@ -276,7 +311,13 @@ impl fmt::Display for Node {
 /// What the parser objects to; its words are about the notation, and show no values.
 fn syntax_mistake(error: &serde_saphyr::Error) -> Mistake {
     let line = error.location().map(|location| location.line() as usize);
-    let said = error.without_snippet().to_string();
+    let said = match error.without_snippet() {
+        // The key may be a user with a password.
+        serde_saphyr::Error::DuplicateMappingKey { .. } => {
+            "a key is there twice; keep one".to_owned()
+        }
+        other => other.to_string(),
+    };
     let said = said.lines().next().unwrap_or_default();
     let said = said.split_once(" at line ").map_or(said, |(said, _)| said);
     let shown: String = said.chars().take(2 * MAX_SHOWN_CHARS).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::document::{Document, Section};
 use super::sources::Sources;
-use super::{RateLimit, Users, Web, tls, users};
+use super::{PasswordHash, RateLimit, Users, Web, tls, users};
 use crate::config::duration;
 use crate::config::limits::one_of;
 use crate::config::load::{ConfigError, as_text};
@@ -45,8 +45,10 @@ pub(super) fn web(sources: &mut Sources, file: &Path) -> Result<Web, ConfigError
         return Err(wrong(mistakes));
     }
     let knows_clients = tls.as_ref().is_some_and(|tls| tls.knows_clients);
-    let (tls, digest) = (tls.map(|tls| tls.config), sources.digest());
-    Ok(Web { file: file.to_owned(), tls, knows_clients, users, headers, rate_limit, digest })
+    let knows_names = tls.as_ref().is_some_and(|tls| tls.knows_names);
+    let key_file = tls.as_ref().and_then(|tls| tls.key_file.clone());
+    let (file, tls, digest) = (file.to_owned(), tls.map(|tls| tls.config), sources.digest());
+    Ok(Web { file, tls, key_file, knows_clients, knows_names, users, headers, rate_limit, digest })
 }
 
 /// What answers have besides; that HTTP/2 is allowed by default is no request for it.
@@ -80,7 +82,24 @@ fn users(top: &mut Section<'_>) -> Users {
         let (most, got) = (users::MAX_USERS, found.len());
         section.whole(&format!("must be at most {most}, got {got}; tokens are for more"));
     }
+    check_costs(&section, &found);
     found.into_iter().map(|(name, hash)| (name.to_owned(), hash)).collect()
+}
+
+/// All must take as long to check: else the time of an answer tells who is a user.
+fn check_costs(section: &Section<'_>, users: &[(&str, PasswordHash)]) {
+    let Some(((first, hash), others)) = users.split_first() else { return };
+    let (cost, differs) = (hash.cost(), |other: &PasswordHash| other.cost() != hash.cost());
+    if let Some((name, other)) = others.iter().find(|(_, other)| differs(other)) {
+        section.object(
+            name,
+            &format!(
+                "must be a bcrypt hash of the same cost as that of {first:?}, {cost}, got {}: the time \
+                 of an answer would tell who is a user",
+                other.cost()
+            ),
+        );
+    }
 }
 
 /// None where the time between two is zero, as the format has it.

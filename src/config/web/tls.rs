@@ -1,16 +1,16 @@
 //! The section `tls_server_config`: what connections are encrypted with, and who may connect.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{Error, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 use super::clients::{AllowedNames, Any};
-use super::document::Section;
+use super::document::{Section, is_pem};
 use super::names::{self, ClientAuth, Version};
 use super::pem;
 use super::sources::Sources;
@@ -26,6 +26,8 @@ const ASKING: [&str; 7] =
 pub(super) struct Tls {
     pub(super) config: Arc<ServerConfig>,
     pub(super) knows_clients: bool,
+    pub(super) knows_names: bool,
+    pub(super) key_file: Option<PathBuf>,
 }
 
 /// What was read, each in the words of rustls.
@@ -68,13 +70,16 @@ pub(super) fn read(
             ));
         }
     }
+    let knows_names = !allowed.is_empty();
     let clients = clients(client_auth, roots, allowed, &provider);
     if is_asked_for && let (Some(chain), Some(key), Some(clients)) = (chain, key, clients) {
         let settings = Settings { chain, key, clients, provider, versions, prefers_own_order };
         let built = settings.build().map_err(|error| refuse(&section, &error)).ok();
+        let key_file = section.peek("key_file").map(|file| directory.join(file));
         section.close();
         let knows_clients = client_auth == ClientAuth::RequireAndVerify;
-        return built.map(|config| Tls { config: Arc::new(config), knows_clients });
+        let config = built.map(Arc::new)?;
+        return Some(Tls { config, knows_clients, knows_names, key_file });
     }
     section.close();
     None
@@ -89,8 +94,10 @@ fn content<T>(
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
     let file = section.text(keys[0], |text| {
-        let text = text.filter(|text| !text.is_empty() && !text.contains('\0'));
-        text.map(|text| directory.join(text)).ok_or_else(|| "must be the path of a file".to_owned())
+        let is_path = |text: &&str| !text.is_empty() && !text.contains('\0') && !is_pem(text);
+        text.filter(is_path).map(|text| directory.join(text)).ok_or_else(|| {
+            format!("must be the path of a file; what is in one belongs to {}", keys[1])
+        })
     });
     let text = section.text(keys[1], |text| {
         text.map(str::to_owned).ok_or_else(|| "must be text in PEM".to_owned())
@@ -220,12 +227,19 @@ impl Settings {
         let all = [Version::Tls13, Version::Tls12].into_iter();
         let versions: Vec<_> =
             all.filter(|version| (least..=most).contains(version)).map(Version::protocol).collect();
+        let asks_clients = self.clients.offer_client_auth();
         let mut config = ServerConfig::builder_with_provider(self.provider)
             .with_protocol_versions(&versions)?
             .with_client_cert_verifier(self.clients)
             .with_single_cert(self.chain, self.key)?;
         config.ignore_client_order = self.prefers_own_order;
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        if asks_clients {
+            // A session that is resumed is not verified: its certificate may be over by then, or its
+            // authority trusted no more.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(config)
     }
 }

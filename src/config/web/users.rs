@@ -36,6 +36,11 @@ impl PasswordHash {
         bcrypt::verify(password, &self.text).expect("it was read as a hash")
     }
 
+    /// The exponent of the work that one check takes.
+    pub(super) fn cost(&self) -> u32 {
+        self.cost
+    }
+
     /// As it stands in the file.
     pub fn text(&self) -> &str {
         &self.text

@@ -79,10 +79,8 @@ impl Sockets {
     /// Puts the addresses in the place of those of the configuration.
     pub(super) fn apply(&self, config: &mut Config) -> Result<(), SocketError> {
         for Inherited { address, .. } in self.http.iter().chain(&self.metrics) {
-            if !config.insecure
-                && !config.tokens.are_needed()
-                && !address.ip().to_canonical().is_loopback()
-            {
+            let is_loopback = address.ip().to_canonical().is_loopback();
+            if config.is_open() && !config.insecure && !is_loopback {
                 return Err(SocketError::Open(*address));
             }
         }

@@ -1,10 +1,12 @@
 //! Users with passwords, as scrapers have them: `Authorization: Basic` (RFC 7617).
 //!
 //! A password may be guessed, as a token may not: once too many were wrong, none is looked at, and
-//! the right one only if it was right before. What is remembered is that a password was right, and
+//! the right one lets in only from an address from which it was right before: to anybody else a right
+//! guess and a wrong one look the same then. What is remembered is that a password was right, and
 //! never that one was wrong, under a key that no other process has.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::HeaderMap;
@@ -16,6 +18,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::{Duration, timeout};
 
 use super::{Bucket, Caller, FAILURES, FAILURES_PER_SECOND, Unknown};
 use crate::config::web::{PasswordHash, Users};
@@ -23,7 +26,10 @@ use crate::config::web::{PasswordHash, Users};
 /// How many passwords are checked at once: each keeps a processor busy for as long as its hash costs.
 const CHECKS: usize = 2;
 
-/// The most users that are remembered: those that a file may have.
+/// How long a request may wait to have its password checked: less than a scraper waits for its answer.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+
+/// The most users that are remembered, each by address: those that a file may have.
 const MAX_REMEMBERED: usize = 1_000;
 
 /// What stands for a password that was right.
@@ -34,8 +40,8 @@ pub(super) struct Passwords {
     key: [u8; 32],
     checks: Arc<Semaphore>,
     failures: Bucket,
-    /// By user, what was right the last time.
-    right: Mutex<HashMap<String, Mark>>,
+    /// By user and address, what was right the last time.
+    right: Mutex<HashMap<(String, IpAddr), Mark>>,
 }
 
 /// What a request brings along.
@@ -76,22 +82,29 @@ impl Passwords {
     }
 
     /// Who has these. That there is no such user takes as long to find out as a wrong password.
+    /// Without a peer's address nothing is remembered.
     pub(super) async fn check(
         &self,
         users: &Users,
         credentials: Credentials,
+        peer: Option<IpAddr>,
     ) -> Result<Caller, Unknown> {
         let Credentials { user, password } = credentials;
         let known = users.get(&user);
         let hash = known.cloned().unwrap_or_else(|| PasswordHash::of_nobody(users));
         let mark = self.mark(&user, &hash, &password);
-        if known.is_some() && self.was_right(&user, &mark) {
+        let caller = peer.map(|peer| (user.clone(), peer));
+        if known.is_some() && caller.as_ref().is_some_and(|caller| self.was_right(caller, &mark)) {
             return Ok(Caller::User(user.into()));
         }
         if !self.failures.take() {
             return Err(Unknown::TooMany);
         }
-        let place = self.checks.clone().acquire_owned().await;
+        let Ok(place) = timeout(MAX_WAIT, self.checks.clone().acquire_owned()).await else {
+            // It was not looked at, so nothing was wrong.
+            self.failures.give_back();
+            return Err(Unknown::TooMany);
+        };
         let place = place.expect("the semaphore is never closed");
         let is_known = known.is_some();
         // A caller who hangs up leaves the place taken until the work is done.
@@ -105,7 +118,9 @@ impl Passwords {
             return Err(Unknown::WrongPassword);
         }
         self.failures.give_back();
-        self.remember(&user, mark);
+        if let Some(caller) = caller {
+            self.remember(caller, mark);
+        }
         Ok(Caller::User(user.into()))
     }
 
@@ -119,18 +134,18 @@ impl Passwords {
         mac.finalize().into_bytes().into()
     }
 
-    fn was_right(&self, user: &str, mark: &Mark) -> bool {
+    fn was_right(&self, caller: &(String, IpAddr), mark: &Mark) -> bool {
         let right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
-        right.get(user).is_some_and(|known| known.ct_eq(mark).into())
+        right.get(caller).is_some_and(|known| known.ct_eq(mark).into())
     }
 
-    fn remember(&self, user: &str, mark: Mark) {
+    fn remember(&self, caller: (String, IpAddr), mark: Mark) {
         let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
-        if right.len() >= MAX_REMEMBERED && !right.contains_key(user) {
-            // Of users that the file has no more; the others are soon there again.
+        if right.len() >= MAX_REMEMBERED && !right.contains_key(&caller) {
+            // Of users and addresses that are no more; the others are soon there again.
             right.clear();
         }
-        right.insert(user.to_owned(), mark);
+        right.insert(caller, mark);
     }
 }
 

@@ -22,13 +22,18 @@ impl Server {
 
     /// One that takes so many connections at once.
     async fn with_at_most(most: usize) -> Self {
+        Self::protected(most, None).await
+    }
+
+    /// The same under this web configuration.
+    async fn protected(most: usize, web: Option<Arc<LiveWeb>>) -> Self {
         let fixture = Fixture::new(|_| {});
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let stop = CancellationToken::new();
         let (api, metrics) = (fixture.api.clone(), fixture.api.metrics.clone());
         let serving =
-            serve(listener, routes::router(api, Routes::Whole), metrics, None, most, stop.clone());
+            serve(listener, routes::router(api, Routes::Whole), metrics, web, most, stop.clone());
         Self { address, stop, serving: tokio::spawn(serving), fixture }
     }
 
@@ -222,4 +227,21 @@ async fn behind_a_body_that_was_not_read_nothing_is_served() {
         assert!(answers.contains("connection: close\r\n"), "{answers}");
     }
     server.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_closed_under_tls_without_plain_words() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("it is made");
+    for (name, text) in [
+        ("cert.pem", own.cert.pem()),
+        ("key.pem", own.signing_key.serialize_pem()),
+        ("web.yml", "tls_server_config: {cert_file: cert.pem, key_file: key.pem}".to_owned()),
+    ] {
+        std::fs::write(directory.path().join(name), text).expect("it can be written");
+    }
+    let web = crate::config::Web::load(&directory.path().join("web.yml")).expect("it is right");
+    let server = Server::protected(0, Some(Arc::new(LiveWeb::new(Arc::new(web))))).await;
+    assert_eq!(rest(&mut server.send(b"").await).await, "");
+    assert!(server.exports(r#"tallyd_rejected_total{reason="too_many_connections"} 1"#));
 }

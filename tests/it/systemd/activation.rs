@@ -190,6 +190,13 @@ async fn a_socket_beyond_loopback_needs_leave_as_an_address_does() {
          TALLYD_INSECURE=true"
     );
     refuses(listener.try_clone().expect("it can be shared"), "http", &said);
+    // Users with passwords are callers that are known, as they are at an address.
+    let mut daemon = prepare("", listener.try_clone().expect("it can be shared"), "http");
+    let users = "basic_auth_users:\n  prometheus: $2y$04$1p1UEd6ORk4Hw0Ptz1GpOOmWFiL64aqwykS3d5.x/mGMnAeNju6yi\n";
+    std::fs::write(daemon.path("web.yml"), users).expect("it can be written");
+    daemon.set("TALLYD_WEB_CONFIG", "web.yml");
+    daemon.restart();
+    assert_eq!(daemon.stop().code(), Some(0));
     let mut daemon = prepare("insecure = true", listener, "http");
     daemon.restart();
     assert_eq!(daemon.stop().code(), Some(0));

@@ -1,10 +1,12 @@
 //! Users with passwords: what they may read, what they may not, and how often they may be wrong.
 
+use std::net::IpAddr;
+
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Authority, HASH, PASSWORD, SECTION, start, tallyd};
-use crate::fixture::Daemon;
+use crate::fixture::{Daemon, PATIENCE};
 
 fn web() -> String {
     format!("{SECTION}basic_auth_users:\n  prometheus: {HASH}\n")
@@ -79,6 +81,12 @@ async fn a_wrong_password_and_an_unknown_user_are_told_the_same_and_soon_to_slow
     told.dedup();
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(with(&daemon, "/metrics", "prometheus", PASSWORD).await, 200);
+    use_up(&daemon).await;
+    assert_eq!(with(&daemon, "/metrics", "prometheus", PASSWORD).await, 200, "it was right before");
+}
+
+/// Guesses until no guess is looked at.
+async fn use_up(daemon: &Daemon) {
     let mut tries = 0;
     loop {
         let guess = format!("guess {tries}");
@@ -90,5 +98,28 @@ async fn a_wrong_password_and_an_unknown_user_are_told_the_same_and_soon_to_slow
         }
         assert!(tries < 5_000, "nobody is ever slowed down");
     }
-    assert_eq!(with(&daemon, "/metrics", "prometheus", PASSWORD).await, 200, "it was right before");
+}
+
+/// Else whoever guesses learned at full speed which guess is right.
+#[tokio::test]
+async fn while_guesses_are_slowed_down_a_right_one_from_another_address_is_told_the_same() {
+    let authority = Authority::new("tests");
+    let daemon = start("", &web(), &authority);
+    assert_eq!(with(&daemon, "/metrics", "prometheus", PASSWORD).await, 200);
+    let roots = reqwest::Certificate::from_pem(authority.pem().as_bytes()).expect("it is PEM");
+    let mut answers = Vec::new();
+    // Some guesses are looked at again in each second: then the next address is asked from.
+    for last in 2..=100 {
+        let client = reqwest::Client::builder().tls_certs_only([roots.clone()]);
+        let client = client.local_address(IpAddr::from([127, 0, 0, last])).timeout(PATIENCE);
+        let client = client.build().expect("it can be built");
+        use_up(&daemon).await;
+        let request = client.get(daemon.url("/metrics"));
+        let answered = answer(request.basic_auth("prometheus", Some(PASSWORD))).await;
+        if answered == (429, json!("too_many_failures")) {
+            return;
+        }
+        answers.push(answered);
+    }
+    panic!("it is always told that it is right: {answers:?}");
 }

@@ -1,5 +1,8 @@
 //! What passwords let in, and how often they are looked at.
 
+use std::net::Ipv4Addr;
+use std::pin::pin;
+
 use axum::http::HeaderValue;
 
 use super::*;
@@ -22,13 +25,26 @@ fn credentials(user: &str, password: &str) -> Credentials {
     Credentials { user: user.to_owned(), password: password.into() }
 }
 
+/// Where requests come from, and where others do.
+const HERE: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)));
+const ELSEWHERE: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
+
 async fn check(
     passwords: &Passwords,
     users: &Users,
     user: &str,
     password: &str,
 ) -> Result<(), Unknown> {
-    passwords.check(users, credentials(user, password)).await.map(|caller| {
+    check_from(HERE, passwords, users, [user, password]).await
+}
+
+async fn check_from(
+    peer: Option<IpAddr>,
+    passwords: &Passwords,
+    users: &Users,
+    [user, password]: [&str; 2],
+) -> Result<(), Unknown> {
+    passwords.check(users, credentials(user, password), peer).await.map(|caller| {
         assert_eq!(caller.name(), Some(user));
         assert_eq!(caller.check(super::super::Needs::READERS_OF_COUNTS), Ok(()));
         assert!(caller.check(super::super::Needs::CREATORS).is_err(), "it may only read");
@@ -79,7 +95,7 @@ async fn only_the_right_password_of_a_known_user_lets_in_and_only_that_is_rememb
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_too_many_failures_only_what_was_right_before_lets_in() {
+async fn after_too_many_failures_only_what_was_right_before_from_the_same_address_lets_in() {
     let (passwords, users) = (Passwords::new(), users(&["ada", "bob"]));
     assert_eq!(check(&passwords, &users, "ada", "ada").await, Ok(()));
     let mut wrong = 0;
@@ -90,21 +106,26 @@ async fn after_too_many_failures_only_what_was_right_before_lets_in() {
     assert!(wrong >= FAILURES as u32, "{wrong}");
     assert_eq!(check(&passwords, &users, "ada", "ada").await, Ok(()), "it was right before");
     assert_eq!(check(&passwords, &users, "bob", "bob").await, Err(Unknown::TooMany));
+    for password in ["ada", "wrong"] {
+        for peer in [ELSEWHERE, None] {
+            let refused = check_from(peer, &passwords, &users, ["ada", password]).await;
+            assert_eq!(refused, Err(Unknown::TooMany), "{peer:?} learns nothing of {password:?}");
+        }
+    }
     tokio::time::advance(std::time::Duration::from_secs(1)).await;
     assert_eq!(check(&passwords, &users, "bob", "bob").await, Ok(()));
 }
 
-#[tokio::test]
-async fn at_most_two_passwords_are_checked_at_once() {
-    let (passwords, users) = (Arc::new(Passwords::new()), users(&["ada"]));
-    let busy =
-        passwords.checks.clone().acquire_many_owned(CHECKS as u32).await.expect("it is open");
-    let waiting = tokio::spawn({
-        let passwords = passwords.clone();
-        async move { check(&passwords, &users, "ada", "ada").await }
-    });
-    tokio::task::yield_now().await;
-    assert!(!waiting.is_finished());
+#[tokio::test(start_paused = true)]
+async fn at_most_two_passwords_are_checked_at_once_and_none_waits_for_long() {
+    let (passwords, users) = (Passwords::new(), users(&["ada"]));
+    let busy = passwords.checks.clone().acquire_many_owned(2).await.expect("it is open");
+    let start = tokio::time::Instant::now();
+    assert_eq!(check(&passwords, &users, "ada", "ada").await, Err(Unknown::TooMany));
+    assert_eq!(start.elapsed(), MAX_WAIT);
+    let mut waiting = pin!(check(&passwords, &users, "ada", "ada"));
+    assert!(timeout(MAX_WAIT / 2, waiting.as_mut()).await.is_err(), "there is no place");
     drop(busy);
-    assert_eq!(waiting.await.expect("it ends"), Ok(()));
+    assert_eq!(waiting.await, Ok(()));
+    assert_eq!(passwords.checks.available_permits(), CHECKS, "places are given back");
 }
