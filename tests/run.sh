@@ -8,7 +8,8 @@
 # Needs rust with rustfmt and clippy; the rest is installed on Debian: packages with apt-get (as
 # root, or with sudo), Prometheus and the Python packages into target/, where nothing starts a
 # service and nothing is changed for the machine. Two runs may go on at the same time. The machine
-# must allow to mount a tmpfs (as root, or with sudo) and to trace processes; a step checks that.
+# must allow to mount a tmpfs, to trace processes and, for those of commands that run as other users,
+# that the tests are run as root; a step checks that.
 #
 # Reads   TALLYD_TEST_SCALE  factor on the counts of the long tests, 1 unless set
 #         CARGO_TARGET_DIR   as cargo does
@@ -238,18 +239,19 @@ install_tools_alone() {
 
 # What the tests do with the machine, tried once, so that it does not fail half an hour later.
 check_machine() {
+    ((EUID == 0)) || fail "some tests have commands run as other users; run this as root"
     strace -f -qq -o /dev/null -e trace=none true ||
         fail "strace may not trace processes here; in a container, allow ptrace (--cap-add SYS_PTRACE)"
-    local place root=()
-    ((EUID == 0)) || root=(sudo -n --)
+    local place
     place=$(mktemp -d)
-    if ! "${root[@]}" mount -t tmpfs -o size=1m tmpfs "$place"; then
+    if ! mount -t tmpfs -o size=1m tmpfs "$place"; then
         rmdir "$place"
-        fail "cannot mount a tmpfs for the tests of a full disk; that needs root, or sudo without a" \
-            "password, and in a container the right to mount (--cap-add SYS_ADMIN)"
+        fail "cannot mount a tmpfs for the tests of a full disk; in a container, give the right to" \
+            "mount (--cap-add SYS_ADMIN)"
     fi
-    "${root[@]}" umount "$place"
+    umount "$place"
     rmdir "$place"
+    setpriv --no-new-privs true || fail "setpriv is missing; install util-linux"
     printf 'can trace and mount\n'
 }
 

@@ -8,6 +8,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
+use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::Deserialize;
@@ -25,7 +26,8 @@ pub(super) const MAX_BATCH_BYTES: usize = 16 << 20;
 pub(super) const MAX_SMALL_BYTES: usize = 1 << 20;
 
 /// How many bytes beyond a limit are read and thrown away, so that a caller who sends first and
-/// reads afterwards sees the answer rather than a reset connection.
+/// reads afterwards sees the answer rather than a reset connection. It is for unknown callers too:
+/// what they send in bodies costs less than the same in heads.
 const READ_AWAY_BYTES: usize = 16 << 20;
 
 /// How long a body may take.
@@ -39,6 +41,9 @@ pub(super) struct Limit {
 }
 
 impl Limit {
+    /// Nothing is kept of it, whatever comes.
+    const NOTHING: Self = Self { bytes: 0, code: Code::BodyTooLarge };
+
     /// A few short fields.
     pub(super) const SMALL: Self = Self { bytes: MAX_SMALL_BYTES, code: Code::BodyTooLarge };
 
@@ -91,8 +96,11 @@ impl Media {
 pub(super) struct ReadWhole(Arc<AtomicBool>);
 
 impl ReadWhole {
-    fn note(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// Notes it if this is what is left of the body.
+    fn note(head: &Parts, rest: &Body) {
+        if let Some(whole) = head.extensions.get::<Self>().filter(|_| rest.is_end_stream()) {
+            whole.0.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Whether it was, so far.
@@ -134,9 +142,7 @@ impl Api {
             return Err(limit.exceeded());
         }
         let collected = timeout(BODY_TIMEOUT, collect(&mut body, limit, &mut room)).await;
-        if let Some(whole) = head.extensions.get::<ReadWhole>().filter(|_| body.is_end_stream()) {
-            whole.note();
-        }
+        ReadWhole::note(&head, &body);
         let text = collected.map_err(|_| too_late())??;
         if head.headers.contains_key(CONTENT_ENCODING) {
             let message = "bodies are taken as they are; send it without content-encoding";
@@ -154,6 +160,20 @@ impl Api {
             }
         };
         Ok(Received { text, media, room })
+    }
+
+    /// Reads the body of a request that is refused whatever it says, and keeps nothing of it, so that
+    /// its caller learns why. Who asks before it sends learns it at once.
+    pub(super) async fn read_away(&self, request: Request) {
+        let (head, mut body) = request.into_parts();
+        if head.headers.contains_key(EXPECT) {
+            return;
+        }
+        let mut room = self.rooms.enter();
+        let read = timeout(BODY_TIMEOUT, collect(&mut body, Limit::NOTHING, &mut room)).await;
+        // It is refused for another reason, also if it is too long, too late, or breaks off.
+        drop(read);
+        ReadWhole::note(&head, &body);
     }
 }
 
@@ -292,6 +312,31 @@ mod tests {
         let exported = server.api.metrics.snapshot().to_text();
         assert!(exported.contains("tallyd_rejected_total{reason=\"timeout\"} 1\n"));
         assert_eq!(server.api.rooms.enter().cover(128 << 20), Ok(()), "all of it is free");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_body_that_does_not_come_is_given_up_and_one_that_asks_is_not_waited_for() {
+        let server = Fixture::new(|_| {});
+        let full = || {
+            let mut others = server.api.rooms.enter();
+            others.cover(128 << 20).expect("all is free");
+            others
+        };
+        for (path, host, refused) in [("/none", "localhost", 404), ("/v1/jobs", "evil", 421)] {
+            for (header, waited) in [("x-other", BODY_TIMEOUT), ("expect", Duration::ZERO)] {
+                let begin = Bytes::from(vec![b' '; 1 << 20]);
+                let request = Request::post(path)
+                    .header("host", host)
+                    .header(header, "100-continue")
+                    .body(Body::new(Stalled(Some(begin))))
+                    .expect("a valid request");
+                let (start, _others) = (Instant::now(), full());
+                let response = server.send(Routes::Whole, request).await;
+                assert_eq!(start.elapsed(), waited, "{path} {header}");
+                assert_eq!(response.status(), refused, "what it holds takes no room");
+                assert_eq!(response.headers()["connection"], "close");
+            }
+        }
     }
 
     #[test]

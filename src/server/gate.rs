@@ -36,6 +36,7 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
     let mut counted = Counted { api: &api, route, method, start: Instant::now(), status: HUNG_UP };
     let chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let whole = (!request.body().is_end_stream()).then(ReadWhole::default);
+    whole.clone().map(|whole| request.extensions_mut().insert(whole));
 
     let needs = api.guard.needs(route, request.method());
     let current = api.guard.web().map(|live| live.current());
@@ -57,10 +58,12 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
     let mut response = match allowed {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
-            whole.clone().map(|whole| request.extensions_mut().insert(whole));
             caught(route, next.run(request)).await
         }
-        Err(refused) => refused.into_response(),
+        Err(refused) => {
+            api.read_away(request).await;
+            refused.into_response()
+        }
     };
 
     let headers = response.headers_mut();

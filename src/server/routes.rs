@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use axum::Router;
+use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
@@ -468,12 +469,14 @@ pub(super) fn router(api: Shared, has: Routes) -> Router {
         .with_state(api)
 }
 
-async fn no_route(uri: Uri) -> ApiError {
+async fn no_route(State(api): State<Shared>, uri: Uri, request: Request) -> ApiError {
+    api.read_away(request).await;
     let message = format!("there is no route {:?}; GET / lists them", uri.path());
     ApiError::new(Code::RouteNotFound, message)
 }
 
-async fn other_method(method: Method) -> ApiError {
+async fn other_method(State(api): State<Shared>, method: Method, request: Request) -> ApiError {
+    api.read_away(request).await;
     let message = format!("{method} is not for this route; the allow header says what is");
     ApiError::new(Code::MethodNotAllowed, message)
 }

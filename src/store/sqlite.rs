@@ -236,8 +236,8 @@ impl Engine {
         }
     }
 
-    /// Whether no attempt may begin now, nor anything be done to many jobs at once: the log is too long
-    /// for more than the ends of what was begun.
+    /// Whether no attempt may begin now, nor an operator change jobs: the log is too long for more than
+    /// the ends of what was begun.
     pub(super) fn refuses_claims(&self) -> bool {
         self.checkpointer.is_left_to_ends()
     }
@@ -255,7 +255,10 @@ impl Engine {
             self.connection.prepare_cached(pragma)?.query_row([], |row| row.get(0))
         };
         let free = pages("PRAGMA freelist_count")?;
-        if free > FREE_PAGES_KEPT && free > pages("PRAGMA page_count")? / 4 {
+        if !self.checkpointer.is_long()
+            && free > FREE_PAGES_KEPT
+            && free > pages("PRAGMA page_count")? / 4
+        {
             let mut vacuum = self.connection.prepare_cached("PRAGMA incremental_vacuum(256)")?;
             let mut given_back = vacuum.query([])?; // a row for each page
             while given_back.next()?.is_some() {}

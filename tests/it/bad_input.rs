@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::call::{call, connect, read_to_end, send};
 use crate::fixture::Daemon;
 use crate::refusals::{Row, bare, lines, post, refuse_all};
+use crate::tokens;
 
 /// Mistakes in one job: its JSON, the case, the field that is named.
 fn bad_jobs() -> Vec<(String, &'static str, &'static str)> {
@@ -160,6 +161,49 @@ async fn a_body_that_says_it_is_huge_is_refused_unread() {
     let answer = read_to_end(connect(&daemon, head.as_bytes()));
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     assert!(answer.contains(r#""code":"job_too_large""#), "{answer}");
+}
+
+/// The most memory that the daemon ever held, in bytes.
+fn most_memory(daemon: &Daemon) -> usize {
+    let path = format!("/proc/{}/status", daemon.pid().as_raw_nonzero());
+    let text = std::fs::read_to_string(path).expect("it runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it held some");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+}
+
+/// Whoever sends all before reading anything would see a reset connection if it was not read.
+#[tokio::test]
+async fn who_is_refused_at_once_learns_why_also_behind_the_largest_body() {
+    let (token, block) = tokens::new(&["reader", "--roles", "metrics"]);
+    let daemon = Daemon::start(&block);
+    let wrong = token.replace("tallyd_", "tallyd-");
+    let body = " ".repeat(16 << 20);
+    let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let behind = "GET /-/healthy HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let most_before = most_memory(&daemon);
+    for (line, token, headers, told) in [
+        ("POST /v1/jobs/batch", &wrong, "", (401, "unauthorized")),
+        ("POST /v1/jobs/batch", &token, "", (403, "forbidden")),
+        ("DELETE /v1/jobs", &token, "origin: null\r\n", (403, "cross_site")),
+        ("POST /none", &token, "", (404, "route_not_found")),
+        ("PUT /v1/jobs/batch", &token, "", (405, "method_not_allowed")),
+        ("POST /none", &wrong, "host: evil.example\r\n", (400, "missing_host")),
+    ] {
+        let head = format!(
+            "{line} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n{headers}"
+        );
+        let whole = format!("{head}content-length: {}\r\n\r\n{body}{behind}", body.len());
+        let answers = read_to_end(connect(&daemon, whole.as_bytes()));
+        assert!(answers.starts_with(&format!("HTTP/1.1 {} ", told.0)), "{line}: {answers}");
+        assert!(answers.contains(&format!(r#"{{"error":{{"code":"{}""#, told.1)), "{answers}");
+        assert!(answers.ends_with("healthy\n"), "what stands behind is served: {answers}");
+        let whole = format!("{head}transfer-encoding: chunked\r\n\r\n{chunks}");
+        let answer = read_to_end(connect(&daemon, whole.as_bytes()));
+        assert!(answer.starts_with(&format!("HTTP/1.1 {} ", told.0)), "{line}: {answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+    }
+    let more = most_memory(&daemon) - most_before;
+    assert!(more < 8 << 20, "{more} bytes more than before");
 }
 
 #[tokio::test]

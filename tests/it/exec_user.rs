@@ -69,7 +69,10 @@ async fn a_command_is_its_user_with_all_its_groups_and_no_more_rights() {
 #[tokio::test]
 async fn a_daemon_with_just_the_capabilities_runs_commands_without_any() {
     assert_is_root();
-    let mut daemon = Daemon::prepare(&queue("4714:4715", &WHO.replace("; cat > /dev/stderr", "")));
+    let who = WHO.replace("; cat > /dev/stderr", "");
+    let rights = r#"["/bin/grep", "-E", "^Cap(Prm|Eff|Amb)", "/proc/self/status"]"#;
+    let own = format!("[queues.own]\nexec = {{ command = {rights} }}\n");
+    let mut daemon = Daemon::prepare(&format!("{}{own}", queue("4714:4715", &who)));
     let four = "-all,+setuid,+setgid,+kill,+sys_ptrace";
     let [inherited, ambient] = ["inh", "ambient"].map(|set| format!("--{set}-caps={four}"));
     let like_no_root = "--securebits=+noroot,+no_setuid_fixup";
@@ -79,6 +82,13 @@ async fn a_daemon_with_just_the_capabilities_runs_commands_without_any() {
     let own = std::fs::read_to_string(own).expect("it runs");
     assert!(own.contains("CapEff:\t00000000000800e0\nCapBnd"), "{own}");
     assert_eq!(result(&daemon).await, format!("4714\n4715\n4715\n{NO_RIGHTS}"));
+    // Nor to those that run as the daemon's own user: they could become any other with them.
+    let job = daemon.post("/v1/jobs", json!({"queue": "own", "kind": "k"})).await.1;
+    let id = job["id"].as_str().expect("an id");
+    let job = daemon.job_when(id, |job| !job["ended_at"].is_null()).await;
+    let none = "0000000000000000";
+    let rights = format!("CapPrm:\t{none}\nCapEff:\t{none}\nCapAmb:\t{none}\n");
+    assert_eq!(job["result"], rights);
 }
 
 /// A daemon with a job as nobody, and the processes that its command told of.

@@ -1,6 +1,8 @@
 //! What is secret is told to nobody: a mark in each place that holds a secret, and none of them in
 //! anything that the daemon and the commands print. What is hostile acts on no terminal.
 
+mod web;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -26,15 +28,6 @@ const HOSTILE: &str = "\u{1b}]0;title\u{7}\u{1b}[31m\r\nforged";
 /// Keys of 24 bytes as Standard Webhooks has them.
 const KEY: &str = "whsec_Xq7markAAAAAAAAAAAAAAAAAAAAAAAAA";
 const OTHER_KEY: &str = "whsec_Xq7markBBBBBBBBBBBBBBBBBBBBBBBBB";
-
-/// The real thing with all lines of the log there can be, instead of those of other tests.
-const TRACED: [&str; 4] = [
-    "/bin/sh",
-    "-c",
-    "for word do shift; if [ \"$word\" = debug ]; then word=trace; fi; set -- \"$@\" \"$word\"; \
-     done; exec \"$@\"",
-    "sh",
-];
 
 fn config(receiver: &str, key: &str) -> String {
     format!(
@@ -65,7 +58,6 @@ impl Asked {
     /// With secrets in every place.
     fn start(receiver: &str) -> Self {
         let mut daemon = Daemon::prepare("");
-        daemon.wrap(&TRACED);
         put(&daemon, &config(receiver, KEY));
         let file = daemon.path("tokens.toml");
         let words = ["token", "new", "t", "--roles=admin", "--append-to"];

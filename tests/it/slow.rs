@@ -16,6 +16,12 @@ const JOBS: usize = 500;
 /// So many of any of the large answers are more than the buffers of two sockets take.
 const ANSWERS: usize = 60;
 
+/// What the log calls a connection that was cut.
+const BROKEN: &str = "connection_broken";
+
+/// Why it cut one on which no request came.
+const IDLE_TOO_LONG: &str = "read header from client timeout";
+
 /// A connection that has sent this.
 async fn connect(daemon: &Daemon, begin: &str) -> TcpStream {
     let address = daemon.url("").trim_start_matches("http://").to_owned();
@@ -54,6 +60,9 @@ async fn each_slow_client_is_cut_in_its_own_time_and_readers_of_counts_before_ot
     let mut list = connect_unread(&daemon, &format!("/v1/jobs?limit={JOBS}")).await;
     let healthy = "GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut idle = connect(&daemon, healthy).await;
+    // These two do nothing until they are cut.
+    let mut unread = connect_unread(&daemon, &format!("/v1/jobs?limit={JOBS}")).await;
+    let mut unused = connect(&daemon, healthy).await;
     let mut body = connect(
         &daemon,
         "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
@@ -65,7 +74,7 @@ async fn each_slow_client_is_cut_in_its_own_time_and_readers_of_counts_before_ot
         [connect_unread(&daemon, "/metrics").await, connect_unread(&daemon, "/v1/stats").await];
 
     for _ in 0..=readings.len() {
-        daemon.wait_for_log(|line: &Value| line["event"] == "connection_broken");
+        daemon.wait_for_log(|line: &Value| line["event"] == BROKEN);
     }
     assert_eq!(rest(&mut head).await, "", "its head has no end");
     for reading in &mut readings {
@@ -83,6 +92,13 @@ async fn each_slow_client_is_cut_in_its_own_time_and_readers_of_counts_before_ot
     assert!(body.try_read(&mut [0]).is_err(), "its body has longer");
     let last = rest(&mut body).await;
     assert!(last.starts_with("HTTP/1.1 408 ") && last.contains("connection: close"), "{last}");
+    assert_eq!(daemon.log().matches(BROKEN).count(), 1 + readings.len(), "{}", daemon.log());
+    // Connections that are not used are cut as well meanwhile, the client's own among them.
+    daemon.wait_for_log(|line| line["event"] == BROKEN && line["error"] != IDLE_TOO_LONG);
+    let came = rest(&mut unread).await;
+    let answers = came.matches("HTTP/1.1 200 OK\r\n").count();
+    assert!((1..ANSWERS).contains(&answers), "{answers} answers were taken");
+    assert_eq!(rest(&mut unused).await.matches("healthy\n").count(), 1);
     let scrape = daemon.scrape().await;
     assert_eq!(scrape.value("tallyd_rejected_total{reason=\"timeout\"}"), 2.0, "head and body");
 }

@@ -1,7 +1,7 @@
 //! `--web-config`: TLS, client certificates and passwords, as clients, Prometheus and operators meet
 //! them.
 
-mod authority;
+pub mod authority;
 mod certificates;
 mod passwords;
 mod reload;
@@ -62,7 +62,7 @@ fn put(daemon: &Daemon, own: &Identity) {
 }
 
 /// A client that trusts this authority only, and shows this certificate; one connection a request.
-fn client(authority: &Authority, own: Option<&Identity>) -> Client {
+pub fn client(authority: &Authority, own: Option<&Identity>) -> Client {
     // It says by which code TLS is done.
     drop(crate::fixture::client());
     let roots = reqwest::Certificate::from_pem(authority.pem().as_bytes()).expect("it is PEM");

@@ -154,7 +154,12 @@ impl<'a> Section<'a> {
         let line = self.line(key);
         let value = self.value(key)?;
         let Node::Table(table) = &value.value else {
-            self.refuse(key, value, "must have keys of its own");
+            let right = "must have keys of its own";
+            match value.value {
+                // It may be a secret, such as a hash without its user.
+                Node::Text(_) => self.object(key, &format!("{right}, got a string")),
+                _ => self.refuse(key, value, right),
+            }
             return None;
         };
         let (document, path) = (self.document, self.path_of(key));

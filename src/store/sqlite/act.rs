@@ -29,6 +29,9 @@ impl Engine {
     pub(in crate::store) fn act(&mut self, id: JobId, action: Action) -> Result<Job, Failure> {
         let core = self.find(id)?;
         let core = core.ok_or(StoreError::NoSuchJob(id))?;
+        if self.refuses_claims() {
+            return Err(StoreError::Busy.into());
+        }
         let job = self.whole_job(id.key())?;
         self.act_on(&core, action, job.unique_key.as_deref())?;
         match action {

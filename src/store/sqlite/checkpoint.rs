@@ -144,9 +144,13 @@ impl Shared {
 }
 
 impl Checkpointer {
-    /// Starts the thread, with a connection of its own.
-    pub(super) fn start(file: &Path, writer: &mut Connection) -> Result<Self, OpenError> {
-        let pages = Arc::new(AtomicI64::new(0));
+    /// Starts the thread, with a connection of its own; so many pages are in the log.
+    pub(super) fn start(
+        file: &Path,
+        writer: &mut Connection,
+        pages: i64,
+    ) -> Result<Self, OpenError> {
+        let pages = Arc::new(AtomicI64::new(pages));
         let counter = pages.clone();
         let hook = move |_: &mut Wal, pages: std::ffi::c_int| {
             counter.store(pages.into(), Ordering::Relaxed);
@@ -204,6 +208,11 @@ impl Checkpointer {
     /// Keeps the log shorter than usual from now on, or not any more.
     pub(super) fn set_short_of_room(&mut self, is_short: bool) {
         self.is_short_of_room = is_short;
+    }
+
+    /// Whether what can wait should not make the log longer.
+    pub(super) fn is_long(&self) -> bool {
+        self.pages.load(Ordering::Relaxed) >= WRITER_AT
     }
 
     /// Whether the log cannot be kept short, since somebody else holds the file, and the batch would

@@ -43,6 +43,21 @@ pub(super) fn is_of_another_file(file: &Path) -> io::Result<bool> {
     Ok(has_log && modes == [NOT_IN_WAL_MODE; 2])
 }
 
+/// Writes what the log holds over itself, and syncs it. Nobody else may write meanwhile.
+pub(super) fn write_again(file: &Path) -> io::Result<()> {
+    let log = File::options().read(true).write(true).open(beside(file, "-wal"))?;
+    let mut bytes = vec![0; 1 << 20];
+    let mut place = 0;
+    loop {
+        let read = log.read_at(&mut bytes, place)?;
+        if read == 0 {
+            return log.sync_data();
+        }
+        log.write_all_at(&bytes[..read], place)?;
+        place += read as u64;
+    }
+}
+
 /// The log's file, read beside SQLite. Nobody locks it, so it may be closed at any time.
 pub(super) struct Log(File);
 

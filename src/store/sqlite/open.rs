@@ -93,11 +93,15 @@ fn open_locked(
     configure(&connection).map_err(failed)?;
     schema::prepare(&mut connection, file)?;
     enter_wal(&connection).map_err(failed)?;
-    copy_log(&connection).map_err(failed)?;
+    let pages = copy_log(&connection).map_err(failed)?;
+    if pages > 0 {
+        warn!(event = "log_not_copied", "another program holds the file; its log stays as it is");
+        write_log_again(&connection, file)?;
+    }
     let log = Log::open(file).map(Arc::new).map_err(io)?;
     let index = disk::reserve_index(file).map_err(|error| no_index(error, file))?;
     let reserve = Reserve::of(file).map_err(io)?;
-    let checkpointer = Checkpointer::start(file, &mut connection)?;
+    let checkpointer = Checkpointer::start(file, &mut connection, pages)?;
     let state = State::load(&connection, config).map_err(failed)?;
     let newest = "SELECT coalesce(max(id), 0) FROM jobs";
     let newest: i64 = connection.query_row(newest, [], |row| row.get(0)).map_err(failed)?;
@@ -164,16 +168,25 @@ pub(super) fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "wal_autocheckpoint", 0)
 }
 
-/// Copies what the last process left in the log into the file, and syncs it. If a sync of the log had
-/// failed, the log may be whole in memory only: what is committed behind it would be lost with it
-/// in a power cut.
-pub(super) fn copy_log(connection: &Connection) -> rusqlite::Result<()> {
-    let copied = connection
-        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0))?;
-    if !copied {
-        warn!(event = "log_not_copied", "another program holds the file; its log stays as it is");
-    }
-    Ok(())
+/// Copies what the last process left in the log into the file, and syncs it; answers how many pages are
+/// in the log then, which are none unless somebody else holds the file. If a sync of the log had failed,
+/// the log may be whole in memory only: what is committed behind it would be lost with it in a power cut.
+pub(super) fn copy_log(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+        let is_held: bool = row.get(0)?;
+        if is_held { row.get(1) } else { Ok(0) }
+    })
+}
+
+/// The other way to have the log on disk: the system does not write again by itself what it could not
+/// write, and a sync does not tell a second time.
+fn write_log_again(connection: &Connection, file: &Path) -> Result<(), OpenError> {
+    let failed = |error| OpenError::engine(file, error);
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?; // nobody else writes meanwhile
+    let written = log::write_again(file);
+    connection.execute_batch("ROLLBACK").map_err(failed)?;
+    let io = |source| OpenError::Io { doing: "sync the log of", file: file.to_owned(), source };
+    written.map_err(io)
 }
 
 fn no_index(error: std::io::Error, file: &Path) -> OpenError {

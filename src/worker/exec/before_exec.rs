@@ -13,8 +13,8 @@ use rustix::process::{
     setrlimit,
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities,
+    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 use tokio::process::Command;
 
@@ -42,7 +42,7 @@ impl Identity {
         set_thread_groups(&self.groups)?;
         set_thread_res_gid(self.gid, self.gid, self.gid)?;
         set_thread_res_uid(self.uid, self.uid, self.uid)?;
-        // Those of a daemon that is not root outlast the change, and ambient ones the exec as well.
+        // Those of a daemon that is not root outlast the change.
         let none = CapabilitySet::empty();
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
         if self.uid.is_root() { Ok(()) } else { Ok(set_capabilities(None, sets)?) }
@@ -77,10 +77,12 @@ pub(super) fn prepare_child(
     unsafe {
         command.pre_exec(move || {
             die_with(parent)?;
+            offer_for_memory(); // before the limits: it opens a file
             for (resource, limit) in &limits {
                 setrlimit(*resource, *limit)?;
             }
-            offer_for_memory();
+            // What the daemon has to change users with is for no command, its own user's neither.
+            clear_ambient_capability_set()?;
             if let Some(identity) = &identity {
                 identity.assume()?;
                 // The kernel forgets it when the user changes.

@@ -106,8 +106,9 @@ async fn behind_a_reader_that_stays_claims_stop_too_and_what_runs_goes_on() {
     eprintln!("{ended} attempts began and ended after the last create");
     assert!((50..BACKLOG).contains(&ended), "{ended} attempts began and ended");
 
-    let cancel = daemon.post("/v1/queues/q/cancel", json!({})).await;
-    assert!(is_busy(&cancel), "a change to many would be too much");
+    for path in ["/v1/queues/q/cancel".to_owned(), format!("/v1/jobs/{}/cancel", created[0])] {
+        assert!(is_busy(&daemon.post(&path, json!({})).await), "{path} is for later");
+    }
     for lease in &leases[1..] {
         complete(&daemon, lease).await;
         check_log(&daemon);
@@ -145,17 +146,64 @@ async fn readers_that_take_turns_do_not_let_the_log_grow() {
         }
         check_log(&daemon);
     }
-    // One who comes now reads from the file alone, and is in nobody's way.
+    // One who comes now reads from the file alone: the log begins anew, and is held in its turn.
     let third = hold(&daemon);
     second.execute_batch("COMMIT").unwrap();
-    for _ in 0..100 {
-        until_accepted(&daemon, &payload).await;
+    until_accepted(&daemon, &payload).await;
+    let (more, _, answer) = create_until_refused(&daemon, &payload, 200).await;
+    assert!(more.len() > 30, "{} fitted into the log", more.len());
+    assert_eq!(answer["error"]["code"], "store_busy");
+    check_log(&daemon);
+    third.execute_batch("COMMIT").unwrap();
+    until_accepted(&daemon, &payload).await;
+    check_stored(&mut daemon, &[created, more].concat());
+}
+
+/// F9: what a crash left in the log counts from the first request on.
+#[tokio::test]
+async fn a_start_behind_a_reader_knows_how_long_the_log_is() {
+    let (mut daemon, reader, leases, created) = full_of_creates().await;
+    let payload = Value::from("x".repeat(1_000_000));
+    for _ in 0..2 {
+        daemon.kill();
+        daemon.restart();
+        let (status, _) = create(&daemon, &payload).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         check_log(&daemon);
-        if daemon.scrape().await.value("tallyd_store_wal_size_bytes") > f64::from(40 << 20) {
-            break; // it has begun, and holds the file in its turn
+    }
+    complete(&daemon, &leases[0]).await;
+    reader.execute_batch("COMMIT").unwrap();
+    drop(reader);
+    until_accepted(&daemon, &payload).await;
+    check_stored(&mut daemon, &created);
+}
+
+/// F9: what the daemon does by itself waits as well. Giving pages back to the file system moves others.
+#[tokio::test]
+async fn behind_a_reader_no_pages_are_given_back() {
+    let mut daemon = Daemon::start("[queues.q]\nmax_completed = 0\n");
+    let payload = Value::from("x".repeat(500_000));
+    for _ in 0..240 {
+        assert_eq!(create(&daemon, &payload).await.0, StatusCode::CREATED);
+    }
+    let reader = hold(&daemon);
+    // Most of them go, and leave more room in the file than the log can fill.
+    for _ in 0..11 {
+        for lease in lease(&daemon, 20).await {
+            complete(&daemon, &lease).await;
         }
     }
-    third.execute_batch("COMMIT").unwrap();
+    while daemon.scrape().await.value(r#"tallyd_sweeper_jobs_total{action="pruned"}"#) < 220.0 {
+        tick_of_the_sweeper(&daemon).await;
+    }
+    let (created, status, _) = create_until_refused(&daemon, &payload, 200).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let before = daemon.wal_bytes();
+    for _ in 0..5 {
+        tick_of_the_sweeper(&daemon).await;
+    }
+    assert_eq!(daemon.wal_bytes(), before, "nobody has asked for anything");
+    drop(reader);
     until_accepted(&daemon, &payload).await;
     check_stored(&mut daemon, &created);
 }

@@ -159,7 +159,7 @@ fn encodings() -> Vec<Entry> {
     entries
 }
 
-/// Bodies that nobody reads.
+/// Bodies that nobody wants: of a refused request they are read away.
 fn unread() -> Vec<Entry> {
     let smuggled = String::from_utf8(create(JOB)).unwrap();
     let with_body = |method: &str, headers: &str, body: &str| {
@@ -186,8 +186,7 @@ fn unread() -> Vec<Entry> {
             "DELETE with a request as its body",
             with_body("DELETE", &length, &smuggled),
             "405 method_not_allowed",
-        )
-        .closes(),
+        ),
         Entry::new(
             "GET that does not send its body",
             with_body("GET", "content-length: 99999\r\n", ""),
@@ -198,14 +197,30 @@ fn unread() -> Vec<Entry> {
             "a body for no route",
             format!("POST /none HTTP/1.1\r\nhost: localhost\r\n{length}\r\n{smuggled}"),
             "404 route_not_found",
+        ),
+        Entry::new(
+            "chunks for no route",
+            format!("POST /none HTTP/1.1\r\nhost: localhost\r\n{te}\r\n{chunk}"),
+            "404 route_not_found",
+        )
+        .closes(),
+        Entry::new(
+            "a body for no route that breaks off",
+            "POST /none HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{",
+            "404 route_not_found",
+        )
+        .ends(),
+        Entry::new(
+            "a huge body for no route",
+            "POST /none HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16777217\r\n\r\n{",
+            "404 route_not_found",
         )
         .closes(),
         Entry::new(
             "a body for another host",
             format!("POST /v1/jobs HTTP/1.1\r\nhost: evil.example\r\n{length}\r\n{smuggled}"),
             "421 misdirected",
-        )
-        .closes(),
+        ),
         Entry::new(
             "GET, GET, GET",
             [get("/-/healthy"), get("/none"), get("/-/ready")].concat(),
