@@ -28,6 +28,7 @@ mod json;
 mod leases;
 mod openapi;
 mod pages;
+mod places;
 mod query;
 mod queues;
 pub mod receiver;

@@ -8,9 +8,8 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use hyper::Request;
@@ -69,22 +68,49 @@ impl Begun {
     }
 }
 
-/// What a handler tells the connection of its request: that the answer must be taken soon.
+/// What a handler tells the connection of its request: that the answer must be taken soon, or that
+/// it is given up.
 #[derive(Clone, Default)]
-pub(super) struct Haste(Arc<AtomicBool>);
+pub(super) struct Haste(Arc<Mutex<Told>>);
+
+#[derive(Default)]
+struct Told {
+    is_made: bool,
+    is_given_up: bool,
+    /// The connection, while its peer leaves a part of the answer untaken.
+    untaken: Option<Waker>,
+}
 
 impl Haste {
     /// From now on, until the next request.
     pub(super) fn make(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.told().is_made = true;
+    }
+
+    /// The answer is cut off if its peer does not take all of it at once.
+    pub(super) fn give_up(&self) {
+        let mut told = self.told();
+        told.is_given_up = true;
+        told.untaken.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether it is; if not, who asks is woken when it is.
+    pub(super) fn is_given_up(&self, cx: &Context<'_>) -> bool {
+        let mut told = self.told();
+        told.untaken = Some(cx.waker().clone());
+        told.is_given_up
     }
 
     fn end(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        *self.told() = Told::default();
     }
 
     fn untaken(&self) -> Duration {
-        if self.0.load(Ordering::Relaxed) { UNTAKEN_READING } else { UNTAKEN }
+        if self.told().is_made { UNTAKEN_READING } else { UNTAKEN }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,7 +168,9 @@ impl<S> Timed<S> {
             (Poll::Pending, untaken) => {
                 let allowed = self.haste.untaken();
                 let end = untaken.get_or_insert_with(|| Box::pin(tokio::time::sleep(allowed)));
-                std::task::ready!(end.as_mut().poll(cx));
+                if !self.haste.is_given_up(cx) {
+                    std::task::ready!(end.as_mut().poll(cx));
+                }
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer is not taken")))
             }
             (Poll::Ready(_), _) => written,
@@ -292,6 +320,23 @@ mod tests {
             send(&mut stream, 1).await.expect_err("still nobody reads");
             assert_eq!(start.elapsed(), allowed);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_given_up_is_cut_off_at_once_and_no_other() {
+        let (stream, mut peer) = duplex(RATE as usize);
+        let (begun, haste) = (Begun::default(), Haste::default());
+        let mut stream = Timed::new(stream, begun.clone(), haste.clone());
+        let start = Instant::now();
+        let later = async { haste.give_up() };
+        let (sent, ()) = tokio::join!(send(&mut stream, RATE as usize + 1), later);
+        assert_eq!(sent.expect_err("nobody reads").kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+
+        peer.write_all(b"GET").await.expect("sent");
+        stream.read_exact(&mut [0; 3]).await.expect("read");
+        send(&mut stream, 1).await.expect_err("still nobody reads");
+        assert_eq!(start.elapsed(), UNTAKEN, "another request, another answer");
     }
 
     /// As under TLS, where a write is done once its bytes are encrypted.

@@ -57,7 +57,7 @@ pub(super) async fn exposition(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    haste.inspect(|haste| haste.make());
+    haste.iter().for_each(|haste| haste.make());
     let wanted = Wanted::read(&headers);
     let names = names(&uri);
     let write = async move |cut: Arc<Cut>| {
@@ -67,7 +67,9 @@ pub(super) async fn exposition(
             cut.written_of(wanted, names).await
         }
     };
-    let (text, place) = api.scrapes.answer(Reader::Prometheus, &api.metrics, write).await?;
+    let haste = haste.as_deref();
+    let answer = api.scrapes.answer(Reader::Prometheus, haste, &api.metrics, write);
+    let (text, place) = answer.await?;
     let mut response = Held::around(text.into(), place, drop).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(wanted.content_type));

@@ -9,11 +9,13 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OnceCell};
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::accept::Wanted;
+use super::deadline::Haste;
 use super::error::{ApiError, Code};
+use super::places::{PATIENCE, Place, Places};
 use crate::metrics::{Format, Metric, Metrics, Snapshot};
 
 /// The most of each sort at once: each holds what it was answered until that is sent.
@@ -27,13 +29,10 @@ pub(super) enum Reader {
     Stats,
 }
 
-/// What is held until an answer is sent.
-pub(super) type Place = OwnedSemaphorePermit;
-
 /// Who scrapes now, and the cut that was taken last.
 pub(super) struct Scrapes {
     /// By [`Reader`].
-    places: [Arc<Semaphore>; 2],
+    places: [Arc<Places>; 2],
     arrived: AtomicU64,
     last: Mutex<Last>,
 }
@@ -55,32 +54,33 @@ pub(super) struct Cut {
 
 impl Scrapes {
     pub(super) fn new() -> Arc<Self> {
-        let places = || Arc::new(Semaphore::new(MAX_SCRAPES));
         Arc::new(Self {
-            places: [places(), places()],
+            places: [Places::new(MAX_SCRAPES), Places::new(MAX_SCRAPES)],
             arrived: AtomicU64::new(0),
             last: Mutex::default(),
         })
     }
 
-    /// What `write` makes of a cut, and the place to keep until it is sent. It goes on to its end
-    /// whoever hangs up, and keeps its place until then.
+    /// What `write` makes of a cut, and the place to keep until it is sent, which is waited for. It goes
+    /// on to its end whoever hangs up, and keeps its place until then. `haste` is of the connection.
     pub(super) async fn answer<W>(
         self: &Arc<Self>,
         reader: Reader,
+        haste: Option<&Haste>,
         metrics: &Arc<Metrics>,
         write: impl FnOnce(Arc<Cut>) -> W + Send + 'static,
     ) -> Result<(Bytes, Place), ApiError>
     where
         W: Future<Output = Result<Bytes, ApiError>> + Send,
     {
-        let Ok(place) = self.places[reader as usize].clone().try_acquire_owned() else {
-            let message = match reader {
-                Reader::Prometheus => {
-                    format!("{MAX_SCRAPES} scrapes are under way; scrape less often")
-                }
-                Reader::Stats => format!("{MAX_SCRAPES} others ask for this; ask less often"),
+        let Some(place) = self.places[reader as usize].take().await else {
+            let rarely = match reader {
+                Reader::Prometheus => "scrape less often",
+                Reader::Stats => "ask less often",
             };
+            let message = format!(
+                "too many read the counts: {MAX_SCRAPES} may at once, others wait for up to {PATIENCE:?}; {rarely}"
+            );
             return Err(ApiError::new(Code::ServerBusy, message));
         };
         let (scrapes, metrics) = (self.clone(), metrics.clone());
@@ -88,7 +88,10 @@ impl Scrapes {
             let cut = scrapes.cut(&metrics).await?;
             Ok((write(cut).await?, place))
         };
-        tokio::spawn(work).await.map_err(broken)?
+        let done: Result<_, ApiError> = tokio::spawn(work).await.map_err(broken)?;
+        let (text, mut place) = done?;
+        haste.into_iter().for_each(|haste| place.lend(haste.clone()));
+        Ok((text, place))
     }
 
     /// A cut no older than this call.
@@ -229,16 +232,16 @@ mod tests {
         let places = scrapes.places[0].clone();
         let scrape = tokio::spawn({
             let (scrapes, metrics) = (scrapes.clone(), metrics.clone());
-            async move { scrapes.answer(Reader::Prometheus, &metrics, work).await.map(drop) }
+            async move { scrapes.answer(Reader::Prometheus, None, &metrics, work).await.map(drop) }
         });
-        while places.available_permits() == MAX_SCRAPES {
+        while places.free() == MAX_SCRAPES {
             yield_now().await;
         }
         scrape.abort();
         assert!(scrape.await.expect_err("it hung up").is_cancelled());
-        assert_eq!(places.available_permits(), MAX_SCRAPES - 1);
+        assert_eq!(places.free(), MAX_SCRAPES - 1);
         finish.send(()).expect("the work goes on");
-        while places.available_permits() < MAX_SCRAPES {
+        while places.free() < MAX_SCRAPES {
             yield_now().await;
         }
     }
@@ -247,14 +250,15 @@ mod tests {
     async fn a_panic_fails_its_scrape_only() {
         let (scrapes, metrics) = (Scrapes::new(), metrics());
         let write = async |_| beside_requests(|| panic!("an encoder that is wrong")).await;
-        let failed = scrapes.answer(Reader::Prometheus, &metrics, write).await;
-        assert_eq!(failed.expect_err("it panicked").code, Code::InternalError);
+        let failed = scrapes.answer(Reader::Prometheus, None, &metrics, write).await;
+        let error = failed.map(drop).expect_err("it panicked");
+        assert_eq!(error.code, Code::InternalError);
         let write = async |cut: Arc<Cut>| {
             let gzip = Wanted { format: Format::Text, content_type: "", gzip: true };
             cut.written(gzip).await
         };
-        let next = scrapes.answer(Reader::Prometheus, &metrics, write).await;
+        let next = scrapes.answer(Reader::Prometheus, None, &metrics, write).await;
         assert!(!next.expect("it works").0.is_empty());
-        assert_eq!(scrapes.places[0].available_permits(), MAX_SCRAPES);
+        assert_eq!(scrapes.places[0].free(), MAX_SCRAPES);
     }
 }

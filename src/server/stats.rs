@@ -153,11 +153,12 @@ pub(super) async fn show(
     State(api): State<Shared>,
     haste: Option<Extension<Haste>>,
 ) -> Result<Response, ApiError> {
-    haste.inspect(|haste| haste.make());
+    haste.iter().for_each(|haste| haste.make());
     let write = async |cut: Arc<Cut>| {
         beside_requests(move || json::text(&StatsView::new(&cut.snapshot)).into()).await
     };
-    let (text, place) = api.scrapes.answer(Reader::Stats, &api.metrics, write).await?;
+    let haste = haste.as_deref();
+    let (text, place) = api.scrapes.answer(Reader::Stats, haste, &api.metrics, write).await?;
     Ok(([(CONTENT_TYPE, json::JSON)], Held::around(text.into(), place, drop)).into_response())
 }
 

@@ -245,6 +245,7 @@ async fn scrapes_that_nobody_reads_keep_out_further_ones_only_while_they_are_hel
         let request = Request::builder().uri(path).header("host", "localhost");
         request.body(Body::empty()).expect("a valid request")
     };
+    tokio::time::pause(); // a place is waited for
     let mut all_unread = Vec::new();
     for (path, refused) in [("/metrics", "1"), ("/v1/stats", "2")] {
         let scrape = async || server.send(Routes::Whole, get(path)).await;
