@@ -108,10 +108,6 @@ fn content<T>(
             section.object(keys[1], &wrong);
             return None;
         }
-        // It is not shown: it may be the key itself.
-        (Some(file), None) if file.to_string_lossy().contains("-----BEGIN") => {
-            (keys[0], Err(format!("must be the path of a file; {} takes text in PEM", keys[1])))
-        }
         (Some(file), None) => {
             let unreadable =
                 |error| format!("names {}, which cannot be read: {error}", file.display());

@@ -19,8 +19,8 @@ const WITH_COUNTS: u32 = 20_000;
 /// How much memory may have grown since the warm-up, in KiB.
 const MOST_GROWTH_KIB: u64 = 16 << 10;
 
-/// The same once the counts were read, again and again over all connections: the threads that write
-/// them out keep for the next time what others have freed.
+/// The same once the counts were read, again and again over all connections. Of 100,000 such requests
+/// memory went up by 25 to 45 MiB and down again in part; why it does is not known yet.
 const MOST_WITH_COUNTS_KIB: u64 = 128 << 10;
 
 /// The most jobs that one of those requests could create.
