@@ -89,7 +89,7 @@ async fn keep_coming(daemon: &Daemon) {
 #[tokio::test]
 async fn five_thousand_slow_clients_keep_nobody_from_health_and_metrics_and_are_cut() {
     allow_descriptors();
-    // So many series that an exposition is more than one buffer takes.
+    // Many series; yet the kernel may take an exposition whole, and then its reader holds no place.
     let kinds: Vec<String> = (0..490).map(|kind| format!("\"kind-of-job-{kind:04}\"")).collect();
     let daemon = Daemon::start(&format!("[queues.default]\nkinds = [{}]\n", kinds.join(", ")));
     let each = (SLOW - READERS) / 2;
