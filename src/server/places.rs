@@ -137,7 +137,7 @@ mod tests {
     use std::future::poll_fn;
     use std::task::Poll;
     use tokio::task::{JoinSet, yield_now};
-    use tokio::time::sleep;
+    use tokio::time::advance;
 
     /// Takes an answer as slowly as it may.
     async fn be_slow(mut place: Place) {
@@ -162,7 +162,8 @@ mod tests {
     async fn a_slow_reader_is_cut_off_only_when_another_waits() {
         let places = Places::new(1);
         let slow = tokio::spawn(be_slow(places.take().await.expect("it is free")));
-        sleep(PATIENCE).await;
+        yield_now().await;
+        advance(PATIENCE).await;
         assert!(!slow.is_finished());
         let start = Instant::now();
         let place = places.take().await.expect("the slow one is cut off");
@@ -171,7 +172,8 @@ mod tests {
 
         // One who has no answer yet is not slow.
         let next = tokio::spawn(async move { places.take().await.is_some() });
-        sleep(2 * POLITENESS).await;
+        yield_now().await;
+        advance(2 * POLITENESS).await;
         let start = Instant::now();
         be_slow(place).await;
         assert_eq!(start.elapsed(), LEAST);

@@ -40,6 +40,7 @@ const SLEEPING_FILES: &[(&str, &str)] = &[
         "a pause when descriptors have run out: nothing says when one is free",
     ),
     ("src/server/deadline.rs", "time limits of connections"),
+    ("src/server/places.rs", "how long an answer may be taken while others wait for theirs"),
     ("src/store/sqlite/backup.rs", "pauses of a copy, which leave the disk to commits"),
     ("src/sweeper.rs", "the time at which something is due"),
     ("src/worker.rs", "a pause after a claim that failed"),
