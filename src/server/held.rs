@@ -51,8 +51,10 @@ impl<T: Unpin> HttpBody for Held<T> {
             }
         }
         let length = self.pending.len().min(CHUNK);
-        let chunk = self.pending.split_to(length);
+        let mut chunk = self.pending.split_to(length);
         if self.is_end_stream() {
+            // A part keeps the whole in memory, which nothing counts any more.
+            chunk = Bytes::copy_from_slice(&chunk);
             self.end();
         }
         Poll::Ready(Some(Ok(Frame::data(chunk))))
@@ -83,6 +85,7 @@ mod tests {
         assert_eq!((first.len(), Arc::strong_count(&held)), (CHUNK, 2));
         let last = body.frame().await.expect("more").expect("data").into_data().expect("data");
         assert_eq!((last.len(), Arc::strong_count(&held)), (1, 1));
+        assert!(last.is_unique(), "nothing else stays in memory with it");
         assert!(body.is_end_stream() && body.frame().await.is_none());
         let left = Held::around(text.into(), held.clone(), drop);
         drop(left);

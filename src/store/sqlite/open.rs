@@ -174,7 +174,8 @@ pub(super) fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
 pub(super) fn copy_log(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
         let is_held: bool = row.get(0)?;
-        if is_held { row.get(1) } else { Ok(0) }
+        let pages: i64 = row.get(1)?; // less than 0 if another checkpoint is under way
+        Ok(if is_held { pages.max(1) } else { 0 })
     })
 }
 

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{Mode, OFlags, fchown, open};
-use rustix::io::write;
+use rustix::io::{Errno, write};
 use rustix::process::{
     Gid, Pid, Resource, Rlimit, Signal, Uid, getpid, getppid, set_parent_process_death_signal,
     setrlimit,
@@ -82,7 +82,10 @@ pub(super) fn prepare_child(
                 setrlimit(*resource, *limit)?;
             }
             // What the daemon has to change users with is for no command, its own user's neither.
-            clear_ambient_capability_set()?;
+            match clear_ambient_capability_set() {
+                Err(Errno::INVAL) => {} // a kernel without such has nothing to clear
+                cleared => cleared?,
+            }
             if let Some(identity) = &identity {
                 identity.assume()?;
                 // The kernel forgets it when the user changes.
