@@ -3,7 +3,7 @@
 //! Each request carries a mark that its change writes to the log. The sync that covers it is the
 //! first that the same thread begins after that write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use rand::rngs::StdRng;
@@ -46,6 +46,8 @@ struct Seen {
     asked: BTreeMap<String, String>,
     /// Calls that have begun and not ended, by thread: their beginnings.
     begun: BTreeMap<String, String>,
+    /// Threads of which a sync has failed: what later ones cover is not acknowledged either.
+    failed: BTreeSet<String>,
     answers: usize,
     wrong: Vec<String>,
 }
@@ -104,7 +106,9 @@ impl Seen {
             if let Some(mark) = marks(call).last() {
                 self.asked.insert(connection(call).to_owned(), mark.to_owned());
             }
-        } else if is_sync && call.ends_with("= 0") {
+        } else if is_sync && !call.ends_with("= 0") {
+            self.failed.insert(thread.to_owned());
+        } else if is_sync && !self.failed.contains(thread) {
             let syncing = Change::Syncing { thread: thread.to_owned() };
             let mine = self.changes.values_mut().filter(|change| **change == syncing);
             mine.for_each(|change| *change = Change::Synced);
@@ -222,6 +226,7 @@ fn an_answer_before_its_sync_is_found() {
     assert_eq!(found(&[read, write, "9 fdatasync(6) = 0", answer]), unsynced, "another thread's");
     let failed = "8 fdatasync(5) = -1 EIO (Input/output error)";
     assert_eq!(found(&[read, write, failed, answer]), unsynced);
+    assert_eq!(found(&[failed, read, write, sync, answer]), unsynced, "one has failed before");
     let begun = "8 fdatasync(5 <unfinished ...>";
     let ended = "8 <... fdatasync resumed>) = 0";
     assert_eq!(found(&[read, begun, write, ended, answer]), unsynced, "it began before");
