@@ -59,7 +59,7 @@ async fn full_of_creates() -> (Daemon, Connection, Vec<Value>, Vec<String>) {
 
 /// F9: the log stays within its limit behind a foreign reader; creates get 503, nothing else stops.
 #[tokio::test]
-async fn a_reader_that_holds_the_file_stops_creates_only_and_the_log_stays_bounded() {
+async fn behind_a_reader_creates_stop_first_and_the_log_stays_bounded() {
     let (mut daemon, reader, leases, created) = full_of_creates().await;
     let payload = Value::from("x".repeat(1_000_000));
     for lease in &leases[..10] {
