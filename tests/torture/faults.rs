@@ -4,6 +4,7 @@ mod acknowledged;
 mod covered;
 mod full_disk;
 mod held;
+mod held_for_long;
 mod read_only;
 
 use std::time::{Duration, Instant};
