@@ -5,6 +5,7 @@ mod copied;
 mod covered;
 mod full_disk;
 mod held;
+mod held_for_long;
 mod read_only;
 
 use std::time::{Duration, Instant};

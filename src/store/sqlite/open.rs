@@ -15,6 +15,7 @@ use super::disk::{self, Lock, Reserve};
 use super::log::{self, Log};
 use super::read::Readers;
 use super::state::State;
+use super::unwritten::Unwritten;
 use super::{Engine, index, schema};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
@@ -119,6 +120,7 @@ fn open_locked(
         log,
         index,
         reserve,
+        unwritten: Unwritten::default(),
         is_short_of_room: false,
         measured_at: 0,
         changes: 0,
