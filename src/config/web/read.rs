@@ -44,11 +44,19 @@ pub(super) fn web(sources: &mut Sources, file: &Path) -> Result<Web, ConfigError
     if !mistakes.is_empty() {
         return Err(wrong(mistakes));
     }
-    let knows_clients = tls.as_ref().is_some_and(|tls| tls.knows_clients);
-    let knows_names = tls.as_ref().is_some_and(|tls| tls.knows_names);
-    let key_file = tls.as_ref().and_then(|tls| tls.key_file.clone());
-    let (file, tls, digest) = (file.to_owned(), tls.map(|tls| tls.config), sources.digest());
-    Ok(Web { file, tls, key_file, knows_clients, knows_names, users, headers, rate_limit, digest })
+    let has = |fact: fn(&tls::Tls) -> bool| tls.as_ref().is_some_and(fact);
+    Ok(Web {
+        file: file.to_owned(),
+        needs_certificate: has(|tls| tls.needs_certificate),
+        verifies_certificates: has(|tls| tls.verifies_certificates),
+        knows_names: has(|tls| tls.knows_names),
+        key_file: tls.as_ref().and_then(|tls| tls.key_file.clone()),
+        tls: tls.map(|tls| tls.config),
+        users,
+        headers,
+        rate_limit,
+        digest: sources.digest(),
+    })
 }
 
 /// What answers have besides; that HTTP/2 is allowed by default is no request for it.

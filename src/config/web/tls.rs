@@ -25,7 +25,8 @@ const ASKING: [&str; 7] =
 /// What a right section makes.
 pub(super) struct Tls {
     pub(super) config: Arc<ServerConfig>,
-    pub(super) knows_clients: bool,
+    pub(super) needs_certificate: bool,
+    pub(super) verifies_certificates: bool,
     pub(super) knows_names: bool,
     pub(super) key_file: Option<PathBuf>,
 }
@@ -77,9 +78,13 @@ pub(super) fn read(
         let built = settings.build().map_err(|error| refuse(&section, &error)).ok();
         let key_file = section.peek("key_file").map(|file| directory.join(file));
         section.close();
-        let knows_clients = client_auth == ClientAuth::RequireAndVerify;
-        let config = built.map(Arc::new)?;
-        return Some(Tls { config, knows_clients, knows_names, key_file });
+        return Some(Tls {
+            config: built.map(Arc::new)?,
+            needs_certificate: client_auth.is_mandatory(),
+            verifies_certificates: client_auth.verifies(),
+            knows_names,
+            key_file,
+        });
     }
     section.close();
     None
