@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::document::{Document, Section};
+use super::document::{Document, Section, shown};
 use super::sources::Sources;
 use super::{PasswordHash, RateLimit, Users, Web, tls, users};
 use crate::config::duration;
@@ -62,7 +62,7 @@ pub(super) fn web(sources: &mut Sources, file: &Path) -> Result<Web, ConfigError
 /// What answers have besides; that HTTP/2 is allowed by default is no request for it.
 fn headers(mut section: Section<'_>) -> Vec<(&'static str, String)> {
     section.switch("http2");
-    let found = section.table("headers").map(|section| section.entries(false, header));
+    let found = section.table("headers").map(|section| section.entries(header));
     section.close();
     let found = found.unwrap_or_default().into_iter().map(|(_, header)| header);
     found.filter(|(_, value)| !value.is_empty()).collect()
@@ -78,14 +78,14 @@ fn header(name: &str, value: Option<&str>) -> Result<(&'static str, String), Str
         return Err("must be a string of visible ASCII characters".to_owned());
     };
     if !values.is_empty() && !value.is_empty() && !values.contains(&value) {
-        return Err(one_of(values));
+        return Err(format!("{}, got {}", one_of(values), shown(value)));
     }
     Ok((name, value.to_owned()))
 }
 
 fn users(top: &mut Section<'_>) -> Users {
     let Some(section) = top.table("basic_auth_users") else { return Users::new() };
-    let found = section.entries(true, users::user);
+    let found = section.entries(users::user);
     if found.len() > users::MAX_USERS {
         let (most, got) = (users::MAX_USERS, found.len());
         section.whole(&format!("must be at most {most}, got {got}; tokens are for more"));

@@ -10,7 +10,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{Error, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 use super::clients::{AllowedNames, Any};
-use super::document::{Section, is_pem};
+use super::document::{Section, is_hash, is_pem};
 use super::names::{self, ClientAuth, Version};
 use super::pem;
 use super::sources::Sources;
@@ -99,7 +99,8 @@ fn content<T>(
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
     let file = section.text(keys[0], |text| {
-        let is_path = |text: &&str| !text.is_empty() && !text.contains('\0') && !is_pem(text);
+        let is_other = |text: &str| text.contains('\0') || is_pem(text) || is_hash(text);
+        let is_path = |text: &&str| !text.is_empty() && !is_other(text);
         text.filter(is_path).map(|text| directory.join(text)).ok_or_else(|| {
             format!("must be the path of a file; what is in one belongs to {}", keys[1])
         })
