@@ -33,6 +33,8 @@ pub struct Web {
     pub tls: Option<Arc<ServerConfig>>,
     /// Where its private key is; none = in the file itself, if it is there at all.
     pub key_file: Option<PathBuf>,
+    /// Where the certificates are that it shows or trusts; those in the file itself aside.
+    pub certificate_files: Vec<PathBuf>,
     /// Whether nobody connects without a certificate.
     pub needs_certificate: bool,
     /// Whether certificates of clients are taken only if a known authority has signed them.

@@ -51,6 +51,7 @@ pub(super) fn web(sources: &mut Sources, file: &Path) -> Result<Web, ConfigError
         verifies_certificates: has(|tls| tls.verifies_certificates),
         knows_names: has(|tls| tls.knows_names),
         key_file: tls.as_ref().and_then(|tls| tls.key_file.clone()),
+        certificate_files: tls.as_ref().map_or_else(Vec::new, |tls| tls.certificate_files.clone()),
         tls: tls.map(|tls| tls.config),
         users,
         headers,

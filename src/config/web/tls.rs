@@ -29,6 +29,7 @@ pub(super) struct Tls {
     pub(super) verifies_certificates: bool,
     pub(super) knows_names: bool,
     pub(super) key_file: Option<PathBuf>,
+    pub(super) certificate_files: Vec<PathBuf>,
 }
 
 /// What was read, each in the words of rustls.
@@ -76,7 +77,10 @@ pub(super) fn read(
     if is_asked_for && let (Some(chain), Some(key), Some(clients)) = (chain, key, clients) {
         let settings = Settings { chain, key, clients, provider, versions, prefers_own_order };
         let built = settings.build().map_err(|error| refuse(&section, &error)).ok();
-        let key_file = section.peek("key_file").map(|file| directory.join(file));
+        let named = |key| section.peek(key).map(|file| directory.join(file));
+        let key_file = named("key_file");
+        let certificate_files = ["cert_file", "client_ca_file"].into_iter().filter_map(named);
+        let certificate_files = certificate_files.collect();
         section.close();
         return Some(Tls {
             config: built.map(Arc::new)?,
@@ -84,6 +88,7 @@ pub(super) fn read(
             verifies_certificates: client_auth.verifies(),
             knows_names,
             key_file,
+            certificate_files,
         });
     }
     section.close();
