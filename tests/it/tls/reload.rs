@@ -114,6 +114,32 @@ async fn what_protects_at_all_is_not_taken_away_while_serving() {
     assert!(line.contains("whether connections are encrypted"), "{line}");
 }
 
+/// Also if nobody else connects, and so nothing else has the files looked at.
+#[tokio::test]
+async fn a_kept_connection_of_an_authority_that_is_trusted_no_more_ends() {
+    let [ours, old, new] = ["tests", "old", "new"].map(Authority::new);
+    let asking = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: clients.pem\n";
+    let mut daemon = prepare("", &format!("{SECTION}{asking}"), &ours);
+    fs::write(daemon.path("clients.pem"), old.pem()).expect("it can be written");
+    daemon.restart();
+    let own = old.issue(&["a.example"]);
+    let both = format!("{}{}", own.certificate, own.key);
+    let identity = reqwest::Identity::from_pem(both.as_bytes()).expect("it is PEM");
+    let roots = reqwest::Certificate::from_pem(ours.pem().as_bytes()).expect("it is PEM");
+    let kept = reqwest::Client::builder().tls_certs_only([roots]).identity(identity);
+    let kept = kept.timeout(PATIENCE).build().expect("it can be built");
+    assert_eq!(code(&kept, &daemon, "/v1/queues").await, Some(200));
+    fs::write(daemon.path("clients.pem"), new.pem()).expect("it can be written");
+    let (mut looks, deadline) = (interval(LOOK), Instant::now() + PATIENCE);
+    while code(&kept, &daemon, "/v1/queues").await.is_some() {
+        looks.tick().await;
+        assert!(Instant::now() < deadline, "it stays in");
+    }
+    assert_eq!(code(&kept, &daemon, "/v1/queues").await, None);
+    let next = client(&ours, Some(&new.issue(&["a.example"])));
+    assert_eq!(code(&next, &daemon, "/v1/queues").await, Some(200));
+}
+
 /// Whoever could not connect without a certificate, or with just any, cannot after a reload either.
 #[tokio::test]
 async fn certificates_that_a_start_asked_for_are_asked_for_until_the_next() {
