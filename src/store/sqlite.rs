@@ -57,6 +57,7 @@ mod disk;
 mod finish;
 #[cfg(test)]
 mod guards;
+mod index;
 mod kept;
 mod log;
 mod open;

@@ -15,7 +15,7 @@ use super::disk::{self, Lock, Reserve};
 use super::log::{self, Log};
 use super::read::Readers;
 use super::state::State;
-use super::{Engine, schema};
+use super::{Engine, index, schema};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -89,6 +89,7 @@ fn open_locked(
             log: disk::beside(file, "-wal"),
         });
     }
+    index::forget_copied(file).map_err(io)?;
     let mut connection = Connection::open_with_flags(file, flags(true)).map_err(failed)?;
     configure(&connection).map_err(failed)?;
     schema::prepare(&mut connection, file)?;
