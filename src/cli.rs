@@ -162,6 +162,7 @@ impl From<ClientError> for Failure {
             ClientError::InvalidServer(_)
             | ClientError::InvalidName(_)
             | ClientError::InvalidToken
+            | ClientError::InTheClear { .. }
             | ClientError::InvalidAuthorities
             | ClientError::InvalidIdentity => Self::Usage(error.into()),
             _ => Self::Other(error.into()),

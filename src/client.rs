@@ -18,6 +18,7 @@ pub use leases::{Finish, LeaseRequest, LeaseResult, LeasedJob, Outcome};
 pub use queues::{Backup, Bulk, BulkDone, BulkRequest, Queue, Queues};
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -94,9 +95,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The URL is none of a server, or what is trusted is not in PEM.
+    /// The URL is none of a server, or of one in the clear to which this means nothing, or what is
+    /// trusted is not in PEM.
     pub fn trusting(server: &str, trust: Trust<'_>) -> Result<Self, ClientError> {
         let server = server_url(server)?;
+        if trust.is_of_something() && is_in_the_clear(&server) {
+            return Err(ClientError::InTheClear { server: error::shown(&server) });
+        }
         // Fails if it was done before, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let mut http = reqwest::Client::builder()
@@ -128,6 +133,11 @@ impl Client {
         value.set_sensitive(true);
         self.authorization = Some(value);
         Ok(self)
+    }
+
+    /// Whether what it sends leaves this machine without being encrypted.
+    pub fn is_in_the_clear(&self) -> bool {
+        is_in_the_clear(&self.server)
     }
 
     /// Where it sends to, without user and password.
@@ -388,6 +398,10 @@ impl Client {
 }
 
 impl Trust<'_> {
+    fn is_of_something(&self) -> bool {
+        self.authorities.is_some() || self.identity.is_some()
+    }
+
     fn apply(self, mut http: ClientBuilder) -> Result<ClientBuilder, ClientError> {
         if let Some(pem) = self.authorities {
             let found = Certificate::from_pem_bundle(pem).ok();
@@ -428,6 +442,15 @@ fn server_url(text: &str) -> Result<Url, ClientError> {
         && url.query().is_none()
         && url.fragment().is_none();
     if is_server { Ok(url) } else { Err(wrong()) }
+}
+
+/// Whether what is sent there leaves this machine without being encrypted. Which names are of this
+/// machine nobody says for sure, but for the one.
+fn is_in_the_clear(server: &Url) -> bool {
+    let host = server.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let is_here = address.is_ok_and(|address| address.to_canonical().is_loopback());
+    server.scheme() == "http" && !is_here && host != "localhost"
 }
 
 #[cfg(test)]

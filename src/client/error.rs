@@ -2,10 +2,12 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
+use rustls::CertificateError;
 use serde::Deserialize;
 
 use crate::config::name::NAME_RULE;
@@ -28,6 +30,15 @@ pub enum ClientError {
     /// What should hold the client's certificate and key does not. Nothing was sent.
     #[error("the file of the client's certificate must have it and its key, both in PEM")]
     InvalidIdentity,
+    /// A certificate, or authorities, for a server that is spoken to in the clear. Nothing was sent.
+    #[error(
+        "{server} is not on this machine and spoken to without TLS, where neither authorities nor a \
+         certificate mean anything; give its URL with https://, or leave them out"
+    )]
+    InTheClear {
+        /// The server.
+        server: String,
+    },
     /// The client itself could not be set up.
     #[error("cannot prepare requests")]
     Setup(#[source] Box<dyn Error + Send + Sync>),
@@ -37,6 +48,14 @@ pub enum ClientError {
         /// The server.
         server: String,
         /// The system's reason.
+        why: String,
+    },
+    /// What answers there shows a certificate that is not right. Nothing was sent.
+    #[error("cannot trust {server}: {why}")]
+    Untrusted {
+        /// The server.
+        server: String,
+        /// What is wrong with its certificate.
         why: String,
     },
     /// The request was sent, and may have been done; its answer did not come.
@@ -163,6 +182,9 @@ impl ClientError {
         if error.is_builder() {
             return Self::Setup(error.without_url().into());
         }
+        if let Some(why) = distrust(&error) {
+            return Self::Untrusted { server, why };
+        }
         let is_late = error.is_timeout();
         let why = if is_late { "it took too long".to_owned() } else { root(&error) };
         if error.is_connect() {
@@ -206,6 +228,41 @@ pub(super) fn shown(server: &Url) -> String {
 /// What is no server's URL, without what may be secret in it.
 pub(super) fn shown_text(text: &str) -> String {
     text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("…@{rest}"))
+}
+
+/// What is wrong with the certificate of the server, if that ended the connection.
+fn distrust(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(rustls::Error::InvalidCertificate(wrong)) = cause.downcast_ref() {
+            return Some(words_for(wrong));
+        }
+        // An error of the system hides what it was made of from those who ask for its source.
+        next = match cause.downcast_ref().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+    }
+    None
+}
+
+fn words_for(wrong: &CertificateError) -> String {
+    use CertificateError as Wrong;
+    match wrong {
+        Wrong::Expired | Wrong::ExpiredContext { .. } => "its certificate has expired".to_owned(),
+        Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
+            "its certificate is not valid yet".to_owned()
+        }
+        Wrong::NotValidForNameContext { expected, .. } => {
+            format!("its certificate is not for {}, but for other names", expected.to_str())
+        }
+        Wrong::UnknownIssuer => {
+            "its certificate is of no authority that is trusted here; --ca-file \
+                                 names others"
+                .to_owned()
+        }
+        wrong => format!("its certificate is not right ({wrong})"),
+    }
 }
 
 /// The cause that says most: the last one.

@@ -171,3 +171,27 @@ fn what_servers_are_known_by_must_be_pem() {
         assert!(told(trusting(None, Some(wrong))).contains("must have it and its key"));
     }
 }
+
+/// Else they would seem to protect what nothing protects.
+#[test]
+fn authorities_and_certificates_are_for_servers_under_tls_or_on_this_machine() {
+    let pem = Trust { authorities: Some(b""), identity: None };
+    let own = Trust { authorities: None, identity: Some(b"") };
+    let is_refused = |server: &str, trust| {
+        let made = Client::trusting(server, trust);
+        matches!(made, Err(ClientError::InTheClear { .. }))
+    };
+    for here in ["http://127.0.0.1:1", "http://127.8.0.1", "http://[::1]:1", "http://localhost:1"] {
+        assert!(!is_refused(here, pem) && !is_refused(here, own), "{here}");
+    }
+    for there in
+        ["http://10.0.0.1", "http://a.example:1", "http://localhost.a.example", "http://[::2]"]
+    {
+        assert!(is_refused(there, pem) && is_refused(there, own), "{there}");
+        assert!(Client::new(there).expect("a URL").is_in_the_clear(), "{there}");
+        assert!(!is_refused(&there.replace("http:", "https:"), pem), "{there}");
+    }
+    let told = Client::trusting("http://ada:secret@a.example", pem).expect_err("in the clear");
+    let told = told.to_string();
+    assert!(told.starts_with("http://a.example is not on this machine"), "{told}");
+}

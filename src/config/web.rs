@@ -33,8 +33,12 @@ pub struct Web {
     pub tls: Option<Arc<ServerConfig>>,
     /// Where its private key is; none = in the file itself, if it is there at all.
     pub key_file: Option<PathBuf>,
-    /// Whether nobody connects without a certificate that a known authority has signed.
-    pub knows_clients: bool,
+    /// Where the certificates are that it shows or trusts; those in the file itself aside.
+    pub certificate_files: Vec<PathBuf>,
+    /// Whether nobody connects without a certificate.
+    pub needs_certificate: bool,
+    /// Whether certificates of clients are taken only if a known authority has signed them.
+    pub verifies_certificates: bool,
     /// Whether the names in clients' certificates are looked through.
     pub knows_names: bool,
     /// Who may read the counts by a password.
@@ -89,13 +93,15 @@ impl Web {
         !self.users.is_empty()
     }
 
-    /// What of this only a start decides, so that no slip in a file lets everybody in: what `other`
-    /// has differently, if anything.
+    /// What `other` has differently of that which only a start decides, if anything: whatever is
+    /// asked of a caller at all, so that no slip in a file lets more callers in.
     pub fn differing(&self, other: &Self) -> Option<&'static str> {
         if self.tls.is_some() != other.tls.is_some() {
             Some("whether connections are encrypted")
-        } else if self.knows_clients != other.knows_clients {
-            Some("whether clients need a certificate that is verified")
+        } else if self.needs_certificate != other.needs_certificate {
+            Some("whether clients need a certificate")
+        } else if self.verifies_certificates != other.verifies_certificates {
+            Some("whether certificates of clients are verified")
         } else if self.knows_names != other.knows_names {
             Some("whether clients need a certificate with an allowed name")
         } else if self.users.is_empty() != other.users.is_empty() {

@@ -191,8 +191,6 @@ impl Guard {
         if let Some(live) = self.web.as_ref().filter(|_| self.has_users())
             && let Some(presented) = Credentials::presented(headers)
         {
-            // A connection that is kept for long must not keep a user in who is there no more.
-            live.look().await;
             let current = live.current();
             return self.passwords.check(&current.web.users, presented?, peer).await;
         }

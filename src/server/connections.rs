@@ -137,7 +137,7 @@ async fn connection(
     if !comes_in_time(something(&stream), &stop).await {
         return;
     }
-    let Some(stream) = opened(stream, &metrics, web, &stop).await else { return };
+    let Some((stream, over)) = opened(stream, &metrics, web, &stop).await else { return };
     let (begun, haste) = (Begun::default(), Haste::default());
     let io = TokioIo::new(Timed::new(stream, begun.clone(), haste.clone()));
     let service = Hastening { service: TowerToHyperService::new(router), haste, peer };
@@ -153,7 +153,7 @@ async fn connection(
         // First, since hyper closes at once what it has read nothing from.
         biased;
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = either(&stop, &over) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -170,20 +170,30 @@ async fn connection(
 }
 
 /// What requests come on: the connection itself, or what is under TLS on it; none if that is not
-/// agreed on, or nothing comes then.
+/// agreed on, or nothing comes then. With it comes what is cancelled when a new one would be agreed on
+/// in another way.
 async fn opened(
     stream: TcpStream,
     metrics: &Metrics,
     web: Option<Arc<LiveWeb>>,
     stop: &CancellationToken,
-) -> Option<Either<TcpStream, Box<Encrypted>>> {
-    let Some(web) = web else { return Some(Either::Left(stream)) };
-    web.look().await;
-    let Some(config) = web.current().web.tls.clone() else { return Some(Either::Left(stream)) };
+) -> Option<(Either<TcpStream, Box<Encrypted>>, CancellationToken)> {
+    let Some(web) = web else { return Some((Either::Left(stream), stop.clone())) };
+    let current = web.look().await;
+    let over = current.replaced.clone();
+    let Some(config) = current.web.tls.clone() else { return Some((Either::Left(stream), over)) };
     let accepted = tls::accept(stream, config, metrics).await;
     let mut stream = accepted.map_err(|error| web.handshake_failed(&error)).ok()?;
     let first = async { stream.fill_buf().await.is_ok() };
-    comes_in_time(first, stop).await.then_some(Either::Right(stream))
+    comes_in_time(first, stop).await.then_some((Either::Right(stream), over))
+}
+
+/// Resolves when one of them is cancelled.
+async fn either(one: &CancellationToken, other: &CancellationToken) {
+    tokio::select! {
+        () = one.cancelled() => {}
+        () = other.cancelled() => {}
+    }
 }
 
 /// Waits for the first byte, or the end; false if the connection broke.

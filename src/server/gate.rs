@@ -40,7 +40,11 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
     whole.clone().map(|whole| request.extensions_mut().insert(whole));
 
     let needs = api.guard.needs(route, request.method());
-    let current = api.guard.web().map(|live| live.current());
+    // A connection that is kept for long must not keep anybody in who may come in no more.
+    let current = match api.guard.web() {
+        Some(live) => Some(live.look().await),
+        None => None,
+    };
     let is_probe = HEALTH.contains(&route);
     let allowed = if is_probe || current.as_ref().is_none_or(|current| current.takes_request()) {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0);

@@ -9,6 +9,7 @@ use axum::http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::bucket::Bucket;
@@ -34,6 +35,8 @@ pub(super) struct Current {
     pub(super) web: Arc<Web>,
     headers: Vec<(HeaderName, HeaderValue)>,
     requests: Option<Arc<Bucket>>,
+    /// Cancelled when another is in effect.
+    pub(super) replaced: CancellationToken,
 }
 
 struct Looking {
@@ -52,7 +55,7 @@ impl Current {
             (name, HeaderValue::from_str(value).expect("it was checked when it was read"))
         };
         let headers = web.headers.iter().map(header).collect();
-        Self { web, headers, requests }
+        Self { web, headers, requests, replaced: CancellationToken::new() }
     }
 
     /// Adds to an answer what the configuration says, and how else a caller can become known.
@@ -90,9 +93,14 @@ impl LiveWeb {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the files again if one of them has changed and they were not just looked at. What is
-    /// wrong then is logged once, and what was in effect stays so.
-    pub(super) async fn look(&self) {
+    /// What is in effect, once the files are read again if one of them has changed and they were not
+    /// just looked at. What is wrong then is logged once, and what was in effect stays so.
+    pub(super) async fn look(&self) -> Arc<Current> {
+        self.read_again().await;
+        self.current()
+    }
+
+    async fn read_again(&self) {
         // Whoever comes while another looks need not wait for a disk.
         let Ok(mut looking) = self.looking.try_lock() else { return };
         if looking.sources.is_some() && looking.at.elapsed() < LOOK {
@@ -150,7 +158,12 @@ impl LiveWeb {
             next.requests.clone_from(&current.requests);
         }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
-        info!(event = "web_config_reloaded", file, "new connections find it in effect");
+        // Who could connect before may not be one who can now.
+        current.replaced.cancel();
+        info!(
+            event = "web_config_reloaded",
+            file, "new connections find it in effect; those made before end with their request"
+        );
         Ok(())
     }
 }

@@ -152,6 +152,26 @@ async fn what_a_crash_left_of_another_user_is_ended_by_the_next_start() {
     assert!(told.contains("leftovers_ended"), "{told}");
 }
 
+/// The second call of its kind in a child is the one that clears them.
+#[tokio::test]
+async fn a_command_starts_where_the_kernel_knows_no_ambient_capabilities() {
+    for (error, state) in [("EINVAL", "completed"), ("EPERM", "dead")] {
+        let mut daemon = Daemon::prepare(
+            "[queues.work]\nmax_attempts = 1\nexec = { command = [\"/bin/true\"] }\n",
+        );
+        let inject = format!("inject=prctl:error={error}:when=2");
+        crate::strace::trace(&mut daemon, "trace=prctl", &[inject], None);
+        daemon.restart();
+        let id = create(&daemon).await;
+        let job = daemon.job_when(&id, |job| !job["ended_at"].is_null()).await;
+        assert_eq!(job["state"], state, "{error}: {job}");
+        assert!(daemon.stop().success());
+        let traced = std::fs::read_to_string(daemon.path("trace.log")).expect("it is written");
+        let mut injected = traced.lines().filter(|line| line.contains("INJECTED"));
+        assert!(injected.any(|line| line.contains("PR_CAP_AMBIENT_CLEAR_ALL")), "{traced}");
+    }
+}
+
 fn serve(directory: &Path, wrapper: &[&str]) -> Output {
     let serve = [env!("CARGO_BIN_EXE_tallyd"), "serve", "--config", "tallyd.toml"];
     // One that starts after all is ended, and exits otherwise than was expected.

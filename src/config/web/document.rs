@@ -162,22 +162,20 @@ impl<'a> Section<'a> {
         Some(Self { document, path, line: line?, table, known: Vec::new() })
     }
 
-    /// All keys with what `rule` makes of them and their texts, as far as they are right. Messages
-    /// show values only if they are no secrets.
+    /// All keys with what `rule` makes of them and their texts, as far as they are right. No value is
+    /// shown: among keys that a caller chooses, it may be a user's password.
     pub(super) fn entries<T>(
         &self,
-        is_secret: bool,
         rule: impl Fn(&str, Option<&str>) -> Result<T, String>,
     ) -> Vec<(&'a str, T)> {
         let mut entries = Vec::new();
         for (key, value) in self.table {
             match rule(&key.value, as_text(&value.value)) {
                 Ok(read) => entries.push((key.value.as_str(), read)),
-                Err(right) if is_secret => {
-                    let shown = self.path_of(until_colon(&key.value));
+                Err(right) => {
+                    let shown = self.path_of(&key.value);
                     self.document.note(line_of(key), format!("{shown} {right}"));
                 }
-                Err(right) => self.refuse(&key.value, value, &right),
             }
         }
         entries
@@ -219,7 +217,7 @@ impl<'a> Section<'a> {
     /// Notes every key that was not asked for, or has nothing: what should protect would not.
     pub(super) fn close(self) {
         for (key, value) in self.table {
-            let shown = self.path_of(until_colon(&key.value));
+            let shown = self.path_of(&key.value);
             if !self.known.contains(&&*key.value) {
                 let valid = self.known.join(", ");
                 let text = format!("unknown key {shown}; valid here are {valid}");
@@ -251,8 +249,7 @@ impl<'a> Section<'a> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.[]".contains(c);
-        let key = if key.chars().all(is_plain) { key.to_owned() } else { format!("{key:?}") };
+        let key = shown_key(key);
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }
 }
@@ -261,9 +258,19 @@ fn line_of<T>(value: &Spanned<T>) -> usize {
     value.referenced.line() as usize
 }
 
-/// A key without what follows its colon: where a space is missing that is a password or its hash.
-fn until_colon(key: &str) -> &str {
-    key.find(':').map_or(key, |colon| &key[..=colon])
+/// A key for a message, cut if it is long, and without what follows its colon: where a space is
+/// missing that is a password or its hash. A hash itself is no key, but may stand in the place of one.
+fn shown_key(key: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.[]".contains(c);
+    let key = key.find(':').map_or(key, |colon| &key[..=colon]);
+    if is_hash(key) {
+        return "(a hash)".to_owned();
+    }
+    match key.char_indices().nth(MAX_SHOWN_CHARS) {
+        Some((end, _)) => format!("{:?}", format!("{}…", &key[..end])),
+        None if key.chars().all(is_plain) => key.to_owned(),
+        None => format!("{key:?}"),
+    }
 }
 
 fn as_text(node: &Node) -> Option<&str> {
@@ -274,18 +281,25 @@ fn as_text(node: &Node) -> Option<&str> {
 }
 
 impl Node {
-    /// The value for a message, or its type if it is text.
+    /// The value for a message, or its type if it may be a password.
     fn kind(&self) -> String {
         match self {
             Self::Text(_) => "a string".to_owned(),
+            Self::Number(_) => "a number".to_owned(),
             other => other.to_string(),
         }
     }
 }
 
-/// Whether a message may show this text: it is short, and no key of a certificate.
-fn is_shown(text: &str) -> bool {
-    text.chars().count() <= MAX_SHOWN_CHARS && !is_pem(text)
+/// Text for a message, unless it is long, a key of a certificate, or a password's hash.
+pub(super) fn shown(text: &str) -> String {
+    let is_shown = text.chars().count() <= MAX_SHOWN_CHARS && !is_pem(text) && !is_hash(text);
+    if is_shown { format!("{text:?}") } else { "a string".to_owned() }
+}
+
+/// Whether this has the beginning of a bcrypt hash, be it cut; each program writes its own letter.
+pub(super) fn is_hash(text: &str) -> bool {
+    text.split("$2").skip(1).any(|rest| rest.starts_with('$') || rest.get(1..2) == Some("$"))
 }
 
 /// Whether this looks like what a file in PEM holds, and not like its path.
@@ -300,8 +314,7 @@ impl fmt::Display for Node {
             Self::Nothing => f.write_str("nothing"),
             Self::Switch(value) => write!(f, "{value}"),
             Self::Number(number) => write!(f, "{number}"),
-            Self::Text(text) if is_shown(text) => write!(f, "{text:?}"),
-            Self::Text(_) => f.write_str("a string"),
+            Self::Text(text) => f.write_str(&shown(text)),
             Self::List(_) => f.write_str("a list"),
             Self::Table(_) => f.write_str("keys"),
         }

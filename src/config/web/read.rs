@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::document::{Document, Section};
+use super::document::{Document, Section, shown};
 use super::sources::Sources;
 use super::{PasswordHash, RateLimit, Users, Web, tls, users};
 use crate::config::duration;
@@ -44,17 +44,26 @@ pub(super) fn web(sources: &mut Sources, file: &Path) -> Result<Web, ConfigError
     if !mistakes.is_empty() {
         return Err(wrong(mistakes));
     }
-    let knows_clients = tls.as_ref().is_some_and(|tls| tls.knows_clients);
-    let knows_names = tls.as_ref().is_some_and(|tls| tls.knows_names);
-    let key_file = tls.as_ref().and_then(|tls| tls.key_file.clone());
-    let (file, tls, digest) = (file.to_owned(), tls.map(|tls| tls.config), sources.digest());
-    Ok(Web { file, tls, key_file, knows_clients, knows_names, users, headers, rate_limit, digest })
+    let has = |fact: fn(&tls::Tls) -> bool| tls.as_ref().is_some_and(fact);
+    Ok(Web {
+        file: file.to_owned(),
+        needs_certificate: has(|tls| tls.needs_certificate),
+        verifies_certificates: has(|tls| tls.verifies_certificates),
+        knows_names: has(|tls| tls.knows_names),
+        key_file: tls.as_ref().and_then(|tls| tls.key_file.clone()),
+        certificate_files: tls.as_ref().map_or_else(Vec::new, |tls| tls.certificate_files.clone()),
+        tls: tls.map(|tls| tls.config),
+        users,
+        headers,
+        rate_limit,
+        digest: sources.digest(),
+    })
 }
 
 /// What answers have besides; that HTTP/2 is allowed by default is no request for it.
 fn headers(mut section: Section<'_>) -> Vec<(&'static str, String)> {
     section.switch("http2");
-    let found = section.table("headers").map(|section| section.entries(false, header));
+    let found = section.table("headers").map(|section| section.entries(header));
     section.close();
     let found = found.unwrap_or_default().into_iter().map(|(_, header)| header);
     found.filter(|(_, value)| !value.is_empty()).collect()
@@ -70,14 +79,14 @@ fn header(name: &str, value: Option<&str>) -> Result<(&'static str, String), Str
         return Err("must be a string of visible ASCII characters".to_owned());
     };
     if !values.is_empty() && !value.is_empty() && !values.contains(&value) {
-        return Err(one_of(values));
+        return Err(format!("{}, got {}", one_of(values), shown(value)));
     }
     Ok((name, value.to_owned()))
 }
 
 fn users(top: &mut Section<'_>) -> Users {
     let Some(section) = top.table("basic_auth_users") else { return Users::new() };
-    let found = section.entries(true, users::user);
+    let found = section.entries(users::user);
     if found.len() > users::MAX_USERS {
         let (most, got) = (users::MAX_USERS, found.len());
         section.whole(&format!("must be at most {most}, got {got}; tokens are for more"));

@@ -69,7 +69,7 @@ fn a_whole_configuration_is_read() {
     assert!(!tls.ignore_client_order);
     assert_eq!(tls.crypto_provider().kx_groups.len(), 2);
     assert_eq!(tls.crypto_provider().cipher_suites.len(), 4, "one of TLS 1.2, all of TLS 1.3");
-    assert!(web.knows_clients && web.knows_callers());
+    assert!(web.needs_certificate && web.verifies_certificates && web.knows_callers());
     assert_eq!(web.users.keys().collect::<Vec<_>>(), ["prometheus"]);
     assert_eq!(web.headers, [("X-Frame-Options", "deny".to_owned())]);
     let limit = RateLimit { every: Duration::from_millis(100), burst: 20 };
@@ -251,7 +251,7 @@ fn a_wrong_header_user_or_limit_is_told_and_no_password_is_shown() {
             "http_server_config:\n  headers:\n    X-Powered-By: me".to_owned(),
             "web.yml:3: http_server_config.headers.X-Powered-By is no header that can be set here, \
              which are Content-Security-Policy, Strict-Transport-Security, X-Content-Type-Options, \
-             X-Frame-Options, X-XSS-Protection, got \"me\"",
+             X-Frame-Options, X-XSS-Protection",
         ),
         (
             "http_server_config: {headers: {X-Frame-Options: DENY}}".to_owned(),
@@ -355,19 +355,32 @@ fn sources_change_with_each_file_that_was_read() {
 fn what_only_a_start_decides_is_found() {
     let place = Place::new();
     let users = format!("basic_auth_users: {{a: {HASH}}}\n");
-    let verified = format!(
-        "{TLS}  client_ca_file: cert.pem\n  client_auth_type: RequireAndVerifyClientCert\n"
-    );
+    let asking = |kind: &str| {
+        let ca = if kind.contains("Verify") { "  client_ca_file: cert.pem\n" } else { "" };
+        format!("{TLS}{ca}  client_auth_type: {kind}\n")
+    };
+    let [none, any] = ["RequestClientCert", "RequireAnyClientCert"].map(asking);
+    let [given, verified] = ["VerifyClientCertIfGiven", "RequireAndVerifyClientCert"].map(asking);
+    let names = |text: &str| format!("{text}  client_allowed_sans: [a]\n");
+    let needed = Some("whether clients need a certificate");
+    let are_verified = Some("whether certificates of clients are verified");
+    let allowed = Some("whether clients need a certificate with an allowed name");
     let load = |text: &str| place.load(text).unwrap();
     for (one, other, told) in [
         ("", TLS, Some("whether connections are encrypted")),
-        (TLS, &*verified, Some("whether clients need a certificate that is verified")),
+        (TLS, &*verified, needed),
+        (TLS, &any, needed),
+        (&none, &any, needed),
+        (&given, &verified, needed),
+        (&given, &any, needed),
+        (&any, &verified, are_verified),
+        (TLS, &given, are_verified),
+        (&none, &given, are_verified),
         (&*format!("{TLS}{users}"), TLS, Some("whether there are users")),
-        (
-            &verified,
-            &*format!("{verified}  client_allowed_sans: [a]\n"),
-            Some("whether clients need a certificate with an allowed name"),
-        ),
+        (&verified, &names(&verified), allowed),
+        (&any, &names(&any), allowed),
+        (TLS, &none, None),
+        (&names(&verified), &names(&verified).replace("[a]", "[b]"), None),
         (TLS, &*format!("{TLS}  min_version: TLS13\n"), None),
     ] {
         assert_eq!(load(one).differing(&load(other)), told, "{one}\n{other}");

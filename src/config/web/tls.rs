@@ -10,7 +10,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{Error, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 use super::clients::{AllowedNames, Any};
-use super::document::{Section, is_pem};
+use super::document::{Section, is_hash, is_pem};
 use super::names::{self, ClientAuth, Version};
 use super::pem;
 use super::sources::Sources;
@@ -25,9 +25,11 @@ const ASKING: [&str; 7] =
 /// What a right section makes.
 pub(super) struct Tls {
     pub(super) config: Arc<ServerConfig>,
-    pub(super) knows_clients: bool,
+    pub(super) needs_certificate: bool,
+    pub(super) verifies_certificates: bool,
     pub(super) knows_names: bool,
     pub(super) key_file: Option<PathBuf>,
+    pub(super) certificate_files: Vec<PathBuf>,
 }
 
 /// What was read, each in the words of rustls.
@@ -75,11 +77,19 @@ pub(super) fn read(
     if is_asked_for && let (Some(chain), Some(key), Some(clients)) = (chain, key, clients) {
         let settings = Settings { chain, key, clients, provider, versions, prefers_own_order };
         let built = settings.build().map_err(|error| refuse(&section, &error)).ok();
-        let key_file = section.peek("key_file").map(|file| directory.join(file));
+        let named = |key| section.peek(key).map(|file| directory.join(file));
+        let key_file = named("key_file");
+        let certificate_files = ["cert_file", "client_ca_file"].into_iter().filter_map(named);
+        let certificate_files = certificate_files.collect();
         section.close();
-        let knows_clients = client_auth == ClientAuth::RequireAndVerify;
-        let config = built.map(Arc::new)?;
-        return Some(Tls { config, knows_clients, knows_names, key_file });
+        return Some(Tls {
+            config: built.map(Arc::new)?,
+            needs_certificate: client_auth.is_mandatory(),
+            verifies_certificates: client_auth.verifies(),
+            knows_names,
+            key_file,
+            certificate_files,
+        });
     }
     section.close();
     None
@@ -94,7 +104,8 @@ fn content<T>(
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
     let file = section.text(keys[0], |text| {
-        let is_path = |text: &&str| !text.is_empty() && !text.contains('\0') && !is_pem(text);
+        let is_other = |text: &str| text.contains('\0') || is_pem(text) || is_hash(text);
+        let is_path = |text: &&str| !text.is_empty() && !is_other(text);
         text.filter(is_path).map(|text| directory.join(text)).ok_or_else(|| {
             format!("must be the path of a file; what is in one belongs to {}", keys[1])
         })

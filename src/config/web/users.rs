@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use bcrypt::HashParts;
 
+use super::document::is_hash;
+
 /// The most users: more are better known by certificates or tokens.
 pub(super) const MAX_USERS: usize = 1_000;
 
@@ -65,6 +67,11 @@ pub(super) fn user(name: &str, hash: Option<&str>) -> Result<PasswordHash, Strin
         return Err(format!(
             "is no name of a user: it must be 1 to {MAX_NAME_BYTES} bytes without colons"
         ));
+    }
+    if is_hash(name) {
+        return Err(
+            "is no name of a user: the name must stand first, and its hash behind it".to_owned()
+        );
     }
     let parts = hash.and_then(|hash| Some((hash, HashParts::from_str(hash).ok()?)));
     let Some((text, parts)) = parts else {

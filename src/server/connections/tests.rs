@@ -192,6 +192,46 @@ async fn a_stop_finishes_the_open_request_and_closes_idle_connections() {
     assert!(TcpStream::connect(server.address).await.is_err());
 }
 
+/// Who may come in may be another by then.
+#[tokio::test]
+async fn connections_that_were_made_under_another_web_configuration_end_with_their_request() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("web.yml");
+    let read = |burst: u32| {
+        let text = format!("rate_limit: {{interval: 1s, burst: {burst}}}\n");
+        std::fs::write(&file, text).expect("it can be written");
+        Arc::new(crate::config::Web::load(&file).expect("it is right"))
+    };
+    let live = Arc::new(LiveWeb::new(read(100)));
+    let mut server = Server::protected(MAX_CONNECTIONS, Some(live.clone())).await;
+    let get = b"GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut idle = server.send(get).await;
+    until(&mut idle, "healthy\n").await;
+    live.replace(live.current().web.clone()).await.expect("it is the same");
+    idle.write_all(get).await.expect("still open");
+    until(&mut idle, "healthy\n").await;
+
+    let mut open = server
+        .send(b"POST /v1/leases/renew HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
+        .await;
+    until(&mut open, "100 Continue\r\n\r\n").await;
+    live.replace(read(200)).await.expect("it takes no restart");
+    assert_eq!(rest(&mut idle).await, "");
+    open.write_all(b"{}").await.expect("still open");
+    let answer = rest(&mut open).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 415 ") && answer.contains("connection: close"),
+        "{answer}"
+    );
+    let mut next = server.send(get).await;
+    for _ in 0..2 {
+        until(&mut next, "healthy\n").await;
+        next.write_all(get).await.expect("it is kept");
+    }
+    until(&mut next, "healthy\n").await;
+    server.end().await;
+}
+
 #[tokio::test]
 async fn who_has_connected_before_a_stop_is_answered() {
     let mut server = Server::start().await;

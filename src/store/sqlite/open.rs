@@ -213,3 +213,46 @@ fn recovery_failed(failure: Failure, file: &Path) -> OpenError {
     };
     OpenError::Engine { file: file.to_owned(), source: text.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Where a checkpoint that is under way meets the test: when it waits for a writer, and when it
+    /// may give that up.
+    static UNDER_WAY: Barrier = Barrier::new(2);
+
+    fn wait(_: i32) -> bool {
+        UNDER_WAY.wait();
+        UNDER_WAY.wait();
+        false
+    }
+
+    /// SQLite does not say then how long the log is.
+    #[test]
+    fn a_log_that_another_checkpoint_holds_is_not_taken_for_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        let connect = || {
+            let connection = Connection::open(directory.path().join("t.db")).unwrap();
+            connection.busy_timeout(Duration::ZERO).unwrap();
+            enter_wal(&connection).unwrap();
+            connection
+        };
+        let (writer, mut other, own) = (connect(), connect(), connect());
+        writer.execute_batch("CREATE TABLE a (b); BEGIN IMMEDIATE").unwrap();
+        other.busy_handler(Some(wait)).unwrap();
+        let checkpoint =
+            thread::spawn(move || other.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())));
+        UNDER_WAY.wait();
+        let pages = copy_log(&own);
+        UNDER_WAY.wait();
+        checkpoint.join().unwrap().unwrap();
+        assert!(pages.unwrap() > 0);
+        writer.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(copy_log(&own).unwrap(), 0, "nobody holds it any more");
+    }
+}

@@ -33,10 +33,16 @@ impl Authority {
 
     /// A certificate for these names, addresses and URIs.
     pub fn issue(&self, names: &[&str]) -> Identity {
+        self.issue_until(names, 4096)
+    }
+
+    /// The same, valid until that year begins.
+    pub fn issue_until(&self, names: &[&str], year: i32) -> Identity {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let (uris, plain): (Vec<_>, Vec<_>) =
             names.into_iter().partition(|name| name.contains("://"));
         let mut params = CertificateParams::new(plain).expect("the names are right");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         params.use_authority_key_identifier_extension = true;
         for uri in uris {
             let uri = rcgen::SanType::URI(uri.try_into().expect("it is ASCII"));

@@ -1,6 +1,6 @@
 //! Who may connect: versions of TLS, and the certificates of clients.
 
-use super::{Authority, SECTION, client, code, path, prepare, start, tallyd};
+use super::{Authority, SECTION, client, code, path, prepare, put, start, tallyd};
 use crate::fixture::Daemon;
 use crate::tools::said;
 
@@ -65,6 +65,32 @@ async fn the_command_line_shows_its_certificate() {
     assert!(listed.status.success(), "{}", said(&listed));
     let refused = tallyd(&list);
     assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+}
+
+#[test]
+fn the_command_line_says_what_is_wrong_with_the_certificate_of_a_server() {
+    let ours = Authority::new("tests");
+    let names = ["localhost", "127.0.0.1"];
+    for (own, told) in [
+        (ours.issue_until(&names, 2020), "its certificate has expired"),
+        (
+            ours.issue(&["other.example"]),
+            "its certificate is not for 127.0.0.1, but for other names",
+        ),
+        (
+            Authority::new("strangers").issue(&names),
+            "its certificate is of no authority that is trusted here; --ca-file names others",
+        ),
+    ] {
+        let mut daemon = prepare("", SECTION, &ours);
+        put(&daemon, &own);
+        daemon.restart();
+        let (server, ca) = (daemon.url(""), path(&daemon, "ca.pem"));
+        let refused = tallyd(&["queues", "list", "--server", &server, "--ca-file", &ca]);
+        assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+        let told = format!("cannot trust {server}: {told}\n");
+        assert!(said(&refused).ends_with(&told), "{}", said(&refused));
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{Instant, interval};
 
-use super::{Authority, HASH, PASSWORD, SECTION, code, put, start};
+use super::{Authority, HASH, PASSWORD, SECTION, client, code, prepare, put, start};
 use crate::fixture::{Daemon, PATIENCE};
 
 /// How often a wait looks again.
@@ -112,6 +112,64 @@ async fn what_protects_at_all_is_not_taken_away_while_serving() {
     fs::write(daemon.path("web.yml"), &*users).expect("it can be written");
     let line = told(&mut daemon, "web_config_kept").await;
     assert!(line.contains("whether connections are encrypted"), "{line}");
+}
+
+/// Also if nobody else connects, and so nothing else has the files looked at.
+#[tokio::test]
+async fn a_kept_connection_of_an_authority_that_is_trusted_no_more_ends() {
+    let [ours, old, new] = ["tests", "old", "new"].map(Authority::new);
+    let asking = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: clients.pem\n";
+    let mut daemon = prepare("", &format!("{SECTION}{asking}"), &ours);
+    fs::write(daemon.path("clients.pem"), old.pem()).expect("it can be written");
+    daemon.restart();
+    let own = old.issue(&["a.example"]);
+    let both = format!("{}{}", own.certificate, own.key);
+    let identity = reqwest::Identity::from_pem(both.as_bytes()).expect("it is PEM");
+    let roots = reqwest::Certificate::from_pem(ours.pem().as_bytes()).expect("it is PEM");
+    let kept = reqwest::Client::builder().tls_certs_only([roots]).identity(identity);
+    let kept = kept.timeout(PATIENCE).build().expect("it can be built");
+    assert_eq!(code(&kept, &daemon, "/v1/queues").await, Some(200));
+    fs::write(daemon.path("clients.pem"), new.pem()).expect("it can be written");
+    let (mut looks, deadline) = (interval(LOOK), Instant::now() + PATIENCE);
+    while code(&kept, &daemon, "/v1/queues").await.is_some() {
+        looks.tick().await;
+        assert!(Instant::now() < deadline, "it stays in");
+    }
+    assert_eq!(code(&kept, &daemon, "/v1/queues").await, None);
+    let next = client(&ours, Some(&new.issue(&["a.example"])));
+    assert_eq!(code(&next, &daemon, "/v1/queues").await, Some(200));
+}
+
+/// Whoever could not connect without a certificate, or with just any, cannot after a reload either.
+#[tokio::test]
+async fn certificates_that_a_start_asked_for_are_asked_for_until_the_next() {
+    let (ours, strange) = (Authority::new("tests"), Authority::new("strangers"));
+    let [own, other] = [&ours, &strange].map(|authority| authority.issue(&["a.example"]));
+    let asking = |policy: &str| {
+        let ca = if policy.contains("Verify") { "  client_ca_file: ca.pem\n" } else { "" };
+        format!("{SECTION}  client_auth_type: {policy}\n{ca}")
+    };
+    let needed = "whether clients need a certificate";
+    let verified = "whether certificates of clients are verified";
+    for (was, is, told_of, refused) in [
+        ("RequireAnyClientCert", "RequestClientCert", needed, None),
+        ("RequireAndVerifyClientCert", "VerifyClientCertIfGiven", needed, None),
+        ("RequireAndVerifyClientCert", "RequireAnyClientCert", verified, Some(&other)),
+        ("VerifyClientCertIfGiven", "RequestClientCert", verified, Some(&other)),
+    ] {
+        let mut daemon = prepare("", &asking(was), &ours);
+        daemon.client = client(&ours, Some(&own));
+        daemon.restart();
+        fs::write(daemon.path("web.yml"), asking(is)).expect("it can be written");
+        let line = told(&mut daemon, "web_config_kept").await;
+        assert!(line.contains(told_of), "{was} {is}: {line}");
+        daemon.signal(Signal::HUP);
+        let line = daemon.wait_for_log(|line| line["event"] == "reloaded");
+        assert_eq!((&line["keys"], &line["level"]), (&json!(told_of), &json!("WARN")), "{line}");
+        let stranger = client(&ours, refused);
+        assert_eq!(code(&stranger, &daemon, "/-/ready").await, None, "{was} {is}");
+        assert_eq!(code(&daemon.client, &daemon, "/-/ready").await, Some(200), "{was} {is}");
+    }
 }
 
 #[tokio::test]

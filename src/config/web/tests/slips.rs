@@ -93,3 +93,94 @@ fn users_with_hashes_of_different_costs_are_refused() {
     assert_eq!(place.mistakes(&text), told);
     assert!(place.load(&text.replace(&*costly, HASH)).is_ok());
 }
+
+/// Places in a file, each with a mistake, where `@` may stand by a slip of the hand.
+const ANYWHERE: [&str; 25] = [
+    "http_server_config:\n  headers:\n    prometheus: @\n",
+    "http_server_config:\n  headers:\n    @: prometheus\n",
+    "http_server_config:\n  headers:\n    X-Frame-Options: @\n",
+    "http_server_config:\n  headers:\n    X-Frame-Options: [@]\n",
+    "http_server_config:\n  headers: @\n",
+    "http_server_config:\n  http2: @\n",
+    "http_server_config:\n  prometheus: @\n",
+    "http_server_config: @\n",
+    "tls_server_config:\n  @: prometheus\n",
+    "tls_server_config:\n  cert_file: @\n",
+    "tls_server_config:\n  key: @\n",
+    "tls_server_config:\n  client_auth_type: @\n",
+    "tls_server_config:\n  cipher_suites: [@]\n",
+    "tls_server_config:\n  min_version: {@: @}\n",
+    "rate_limit:\n  interval: @\n  burst: @\n",
+    "prometheus: @\n",
+    "@: prometheus\n",
+    "@: @\n@: @\n",
+    "- @\n",
+    "a: *@\n",
+    "a: !@ 1\n",
+    "a: !!int @\n",
+    "a: !!binary @\n",
+    "a: &@ *@\n",
+    "%@ 1\n---\na\n",
+];
+
+/// The same below the users, where plain passwords may stand too.
+const BELOW_USERS: [&str; 12] = [
+    "@: prometheus",
+    "@: @",
+    "prometheus: [@]",
+    "prometheus: {@: @}",
+    "prometheus: {a: @}",
+    "prometheus: '@ '",
+    "prometheus: !!int @",
+    "prometheus: !!binary @",
+    "prometheus: !!bool @",
+    "prometheus: \"@",
+    "prometheus: *@",
+    "prometheus: @\n  prometheus: @",
+];
+
+#[test]
+fn no_mistake_shows_a_hash_wherever_it_stands_nor_what_stands_below_users() {
+    let place = Place::new();
+    let others = ["$2y$", "$2b$", "$2a$", "$2$"].map(|prefix| HASH.replace("$2y$", prefix));
+    let cut = HASH[..30].to_owned();
+    let mut told = Vec::new();
+    for hash in others.iter().chain([&cut]) {
+        let users = BELOW_USERS.map(|text| format!("basic_auth_users:\n  {text}\n"));
+        for text in ANYWHERE.map(str::to_owned).iter().chain(&users) {
+            let mistakes = place.mistakes(&text.replace('@', hash));
+            assert!(mistakes.starts_with("web.yml:"), "{text}\n{mistakes}");
+            if mistakes.contains("QOau") || mistakes.contains("$04$") {
+                told.push(mistakes);
+            }
+        }
+    }
+    for (text, secret) in
+        BELOW_USERS.iter().flat_map(|text| [(text, "tops3cret"), (text, "48151623")])
+    {
+        // As the name of a user it is taken for one.
+        if !text.contains("@: ") {
+            let mistakes =
+                place.mistakes(&format!("basic_auth_users:\n  {}\n", text.replace('@', secret)));
+            if mistakes.contains(secret) {
+                told.push(mistakes);
+            }
+        }
+    }
+    let number = place.mistakes("basic_auth_users: 48151623\n");
+    assert!(told.is_empty() && !number.contains("481"), "{number}\n{}", told.join("\n"));
+}
+
+#[test]
+fn a_user_and_a_hash_that_changed_places_are_told_and_a_long_key_is_cut() {
+    let place = Place::new();
+    assert_eq!(
+        place.mistakes(&format!("basic_auth_users:\n  ada: {HASH}\n  {HASH}: bob\n")),
+        "web.yml:3: basic_auth_users.(a hash) is no name of a user: the name must stand first, and its \
+         hash behind it"
+    );
+    let long = "é".repeat(1_000);
+    let mistakes =
+        place.mistakes(&format!("{long}: 1\nhttp_server_config: {{headers: {{{long}: 1}}}}\n"));
+    assert!(mistakes.contains("é…\"") && mistakes.len() < 1_000, "{} bytes", mistakes.len());
+}
