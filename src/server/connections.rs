@@ -23,8 +23,8 @@ use super::tls::{self, Encrypted};
 use super::web::LiveWeb;
 use crate::metrics::{Metrics, Rejected};
 
-/// The most connections at once: each costs a few kilobytes and a file descriptor.
-pub(super) const MAX_CONNECTIONS: usize = 10_000;
+/// The most connections of a listener at once: each costs a few kilobytes and a file descriptor.
+pub const MAX_CONNECTIONS: usize = 10_000;
 
 /// The most bytes of a request's line and headers.
 const MAX_HEAD_BYTES: usize = 16 * 1024;

@@ -167,3 +167,24 @@ async fn until_few(scrape: impl AsyncFn() -> Option<Scrape>) {
         assert!(tokio::time::Instant::now() < deadline, "{open:?} are open still");
     }
 }
+
+/// Each listener has as many connections as the other, and all of them take descriptors.
+#[tokio::test]
+async fn the_start_warns_of_too_few_open_files_for_the_connections_of_both_listeners() {
+    let metrics = "metrics_listen = \"127.0.0.1:0\"\n";
+    for (config, allowed, enough) in
+        [("", 12_000, None), ("", 11_999, Some(12_000)), (metrics, 12_000, Some(22_000))]
+    {
+        let mut daemon = Daemon::prepare(config);
+        daemon.wrap(&["prlimit", &format!("--nofile={allowed}:{allowed}"), "--"]);
+        daemon.restart();
+        let log = daemon.log();
+        let told = log.lines().find(|line| line.contains("few_open_files"));
+        let wanted = enough.map(|enough| format!("full use takes {enough} open files"));
+        let is_right = match (told, &wanted) {
+            (Some(told), Some(wanted)) => told.contains(wanted),
+            (told, wanted) => told.is_none() && wanted.is_none(),
+        };
+        assert!(is_right, "{wanted:?}, of {allowed}: {log}");
+    }
+}
