@@ -9,6 +9,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use tokio::io::AsyncBufReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -32,6 +33,11 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The most bytes that hyper gathers before it hands them on: with [`MAX_CONNECTIONS`] this bounds
 /// what slow readers and writers can hold.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
+
+/// The most bytes of an answer that wait in the kernel, which spends up to twice as much memory on them.
+/// By itself it lets each connection have megabytes, and may take all of an exposition from a scraper
+/// that reads nothing. This is enough for a megabyte a second where a round trip takes 0.1 s.
+const MAX_UNSENT_BYTES: usize = 128 * 1024;
 
 /// How long to pause after `accept` failed, as it does when file descriptors run out: time for
 /// some to be closed.
@@ -127,11 +133,8 @@ async fn connection(
     web: Option<Arc<LiveWeb>>,
     stop: CancellationToken,
 ) {
-    // Neither matters enough to refuse a connection over it.
-    let set = stream
-        .set_nodelay(true)
-        .and_then(|()| Ok(rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS)?));
-    if let Err(error) = set {
+    if let Err(error) = set_options(&stream) {
+        // None matters enough to refuse a connection over it.
         debug!(event = "socket_option_failed", %error);
     }
     if !comes_in_time(something(&stream), &stop).await {
@@ -184,6 +187,14 @@ async fn opened(
     let mut stream = accepted.map_err(|error| web.handshake_failed(&error)).ok()?;
     let first = async { stream.fill_buf().await.is_ok() };
     comes_in_time(first, stop).await.then_some(Either::Right(stream))
+}
+
+/// Sets the options of a connection; not once on the listener, which may have been handed over with
+/// connections that wait.
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS)?;
+    Ok(sockopt::set_socket_send_buffer_size(stream, MAX_UNSENT_BYTES)?)
 }
 
 /// Waits for the first byte, or the end; false if the connection broke.
