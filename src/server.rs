@@ -39,6 +39,7 @@ mod stats;
 mod storeless;
 mod tls;
 mod traceparent;
+mod unreadable;
 mod web;
 
 pub use auth::Guard;

@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 
 use super::deadline::{Begun, HEAD, Haste, Hastening, HeadTimer, IDLE, Peer, Timed, UNTAKEN};
 use super::tls::{self, Encrypted};
+use super::unreadable::HoldingBack;
 use super::web::LiveWeb;
 use crate::metrics::{Metrics, Rejected};
 
@@ -28,7 +29,7 @@ use crate::metrics::{Metrics, Rejected};
 pub const MAX_CONNECTIONS: usize = 10_000;
 
 /// The most bytes of a request's line and headers.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The most bytes that hyper gathers before it hands them on: with [`MAX_CONNECTIONS`] this bounds
 /// what slow readers and writers can hold.
@@ -140,19 +141,42 @@ async fn connection(
     if !comes_in_time(something(&stream), &stop).await {
         return;
     }
-    let Some(stream) = opened(stream, &metrics, web, &stop).await else { return };
+    let Some(stream) = opened(stream, &metrics, web.clone(), &stop).await else { return };
     let (begun, haste) = (Begun::default(), Haste::default());
-    let io = TokioIo::new(Timed::new(stream, begun.clone(), haste.clone()));
+    let mut stream = HoldingBack::new(Timed::new(stream, begun.clone(), haste.clone()));
     let service = Hastening { service: TowerToHyperService::new(router), haste, peer };
+    let ended = requests(&mut stream, service, begun.clone(), &stop).await;
+    if let Err(error) = ended {
+        // What hyper refuses by itself has passed no handler.
+        if error.is_parse() || error.is_parse_too_large() {
+            metrics.rejected(Rejected::InvalidRequest);
+            stream.explain(&error, web.as_deref()).await;
+        } else if error.is_timeout() && begun.has_begun() {
+            metrics.rejected(Rejected::Timeout);
+        }
+        debug!(event = "connection_broken", %error);
+    }
+}
+
+/// What requests come on.
+type Opened = Either<TcpStream, Box<Encrypted>>;
+
+/// Serves requests until the connection ends; at `stop` the one that is open, or the first.
+async fn requests(
+    stream: &mut HoldingBack<Timed<Opened>>,
+    service: Hastening<TowerToHyperService<Router>>,
+    begun: Begun,
+    stop: &CancellationToken,
+) -> hyper::Result<()> {
     let mut connection = pin!(
         http1::Builder::new()
-            .timer(HeadTimer(begun.clone()))
+            .timer(HeadTimer(begun))
             .header_read_timeout(HEAD)
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(MAX_BUFFER_BYTES)
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(stream), service)
     );
-    let ended = tokio::select! {
+    tokio::select! {
         // First, since hyper closes at once what it has read nothing from.
         biased;
         ended = connection.as_mut() => ended,
@@ -160,15 +184,6 @@ async fn connection(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-    };
-    if let Err(error) = ended {
-        // What hyper refuses by itself has passed no handler.
-        if error.is_parse() || error.is_parse_too_large() {
-            metrics.rejected(Rejected::InvalidRequest);
-        } else if error.is_timeout() && begun.has_begun() {
-            metrics.rejected(Rejected::Timeout);
-        }
-        debug!(event = "connection_broken", %error);
     }
 }
 
@@ -179,7 +194,7 @@ async fn opened(
     metrics: &Metrics,
     web: Option<Arc<LiveWeb>>,
     stop: &CancellationToken,
-) -> Option<Either<TcpStream, Box<Encrypted>>> {
+) -> Option<Opened> {
     let Some(web) = web else { return Some(Either::Left(stream)) };
     web.look().await;
     let Some(config) = web.current().web.tls.clone() else { return Some(Either::Left(stream)) };
