@@ -133,7 +133,8 @@ impl Store {
         self.writer.call(finishes, Operation::Finish).await
     }
 
-    /// Makes leases last for their duration, or the given one, from now; answers in order.
+    /// Makes leases last for their duration, or the given one, from now; answers in order. While claims are
+    /// refused since the log is too long, this is written only if their duration changes.
     pub async fn renew(&self, renewal: Renewal) -> Result<Vec<LeaseAnswer>, StoreError> {
         self.writer.call(renewal, Operation::Renew).await
     }

@@ -232,6 +232,7 @@ fn everybody_is_told_when_the_writer_fails_and_nothing_is_acknowledged_then() {
 #[test]
 fn everybody_is_told_when_the_store_is_closed() {
     the_writer_ends(2, false, close);
+    the_writer_ends(3, false, close);
 }
 
 /// The controls: a writer that only takes what is there leaves somebody waiting for ever, one that

@@ -57,6 +57,7 @@ mod disk;
 mod finish;
 #[cfg(test)]
 mod guards;
+mod index;
 mod kept;
 mod log;
 mod open;
@@ -72,6 +73,7 @@ mod steps;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod unwritten;
 
 pub(super) use backup::{BackupStep, Copying, Source, remove_leftovers};
 pub(super) use log::Mark;
@@ -92,6 +94,7 @@ use self::checkpoint::Checkpointer;
 use self::disk::{Lock, Reserve};
 use self::log::Log;
 use self::state::State;
+use self::unwritten::Unwritten;
 use super::operation::Failure;
 use super::{JobId, OpenError, StoreError};
 use crate::clock::{Clock, Timestamp};
@@ -120,6 +123,8 @@ pub(super) struct Engine {
     /// Room for the index of the log, held open: closing it would end SQLite's locks on it.
     index: File,
     reserve: Reserve,
+    /// Renewals of which the file knows nothing.
+    unwritten: Unwritten,
     /// Whether the disk has too little room for new jobs, and the log's length when it was measured.
     is_short_of_room: bool,
     measured_at: u64,

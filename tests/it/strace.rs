@@ -59,11 +59,40 @@ impl Drop for Attached {
 /// Traces a daemon that runs already, from now on and until its end; those calls that concern
 /// these files, or all.
 pub fn attach(daemon: &Daemon, calls: &str, inject: Option<&str>, files: &[&str]) -> Attached {
-    check_strace();
     let pid = daemon.pid().as_raw_nonzero().to_string();
+    attach_to(daemon, &["-f", "-p", &pid], calls, inject, files)
+}
+
+/// The same of one thread only, of this name.
+pub fn attach_to_thread(
+    daemon: &Daemon,
+    thread: &str,
+    calls: &str,
+    inject: Option<&str>,
+    files: &[&str],
+) -> Attached {
+    let threads = format!("/proc/{}/task", daemon.pid().as_raw_nonzero());
+    let is_wanted = |directory: &std::fs::DirEntry| {
+        let name = std::fs::read_to_string(directory.path().join("comm"));
+        name.is_ok_and(|name| name.trim_end() == thread)
+    };
+    let mut threads = std::fs::read_dir(threads).expect("it runs").filter_map(Result::ok);
+    let found = threads.find(is_wanted).unwrap_or_else(|| panic!("no thread is named {thread}"));
+    let id = found.file_name().into_string().expect("it is a number");
+    attach_to(daemon, &["-p", &id], calls, inject, files)
+}
+
+fn attach_to(
+    daemon: &Daemon,
+    whom: &[&str],
+    calls: &str,
+    inject: Option<&str>,
+    files: &[&str],
+) -> Attached {
+    check_strace();
     let mut strace = Command::new(STRACE);
     strace.current_dir(daemon.directory.path());
-    strace.args(["-f", "-s", "8", "-o", "trace.log", "-p", &pid, "-e", calls]);
+    strace.args(whom).args(["-s", "8", "-o", "trace.log", "-e", calls]);
     strace.args(inject.iter().flat_map(|inject| ["-e", inject]));
     for file in files {
         strace.arg("-P").arg(daemon.path(file));

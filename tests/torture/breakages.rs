@@ -3,7 +3,7 @@
 //! `breakages.sh` applies them and runs the tests; here is only looked whether each still applies, and
 //! names tests that exist.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -89,6 +89,35 @@ fn exists(test: &str) -> bool {
         modules.pop();
     }
     false
+}
+
+/// The modules of this binary in this directory whose tests drive a daemon or a store.
+fn that_drive(directory: &Path) -> BTreeSet<String> {
+    let mut modules = BTreeSet::new();
+    for entry in fs::read_dir(root().join("tests/torture").join(directory)).unwrap() {
+        let (is_directory, name) = entry.map(|it| (it.path().is_dir(), it.file_name())).unwrap();
+        let path = directory.join(name);
+        if is_directory {
+            modules.append(&mut that_drive(&path));
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            let text = fs::read_to_string(root().join("tests/torture").join(&path)).unwrap();
+            let module = path.with_extension("").to_str().unwrap().replace('/', "::");
+            modules.extend(text.contains("\n#[tokio::test").then_some(module));
+        }
+    }
+    modules
+}
+
+#[test]
+fn every_module_that_drives_a_daemon_or_a_store_is_turned_red_by_a_breakage() {
+    let modules = that_drive(Path::new(""));
+    assert!(modules.contains("crash") && modules.contains("kills::answers"), "{modules:?}");
+    let all = breakages();
+    let named = all.iter().flat_map(|one| one.head("Red:"));
+    let named = named.filter_map(|test| test.strip_prefix("torture ")?.rsplit_once("::"));
+    let named: BTreeSet<_> = named.map(|(module, _)| module.to_owned()).collect();
+    let unnamed: Vec<_> = modules.difference(&named).collect();
+    assert!(unnamed.is_empty(), "no breakage shows that these can fail: {unnamed:?}");
 }
 
 #[test]

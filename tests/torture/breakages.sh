@@ -83,7 +83,10 @@ run_patched() {
     case "$binary $name" in
         lib*) what=(test --no-run --lib) ;;
         "it store::"*) what=(test --no-run --test it) ;; # calls the store itself
-        "torture power_cut::"*) what=(test --no-run --test torture) ;;
+        "torture power_cut::"* | "torture commands::a_leftover_"* | \
+            "torture hot_spots::jobs_that_fail_together_are_"*) # so do these
+            what=(test --no-run --test torture)
+            ;;
     esac
     (cd "$tree" && "${CARGO:-cargo}" "${what[@]}" --locked) >"$log" 2>&1 || return 2
     [[ ${what[0]} == build ]] || executable=$(sed -n 's/^ *Executable .* (\(.*\))$/\1/p' "$log")
@@ -117,7 +120,7 @@ check_patch() {
         return 1
     fi
     while read -r binary name; do
-        log=$place/logs/$patch-$binary.log
+        log=$place/logs/$patch-$binary-${name//:/-}.log
         result=0
         run_patched "$binary" "$name" "$log" </dev/null || result=$?
         case $result in

@@ -3,8 +3,9 @@
 //!
 //! `libfaketime` tells the daemon, and nobody else, another wall time; its monotonic clock goes on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use rand::SeedableRng;
@@ -17,7 +18,7 @@ use crate::crash::receiver::Receiver;
 use crate::crash::{CONFIG, Client, note_kill, seed, start_clients};
 use crate::fixture::{Daemon, PATIENCE, Scrape, scaled};
 use crate::journal::Journal;
-use crate::oracle::{Run, Scrapes, late_recoveries, violations};
+use crate::oracle::{LENIENCE, Run, Scrapes, late_recoveries, violations};
 use crate::processes::Line;
 use crate::restart::restart;
 use crate::stored::Stored;
@@ -31,6 +32,20 @@ const ANSWERS: u32 = 300;
 /// How long the jobs wait that become due; they are, before a lease of a second has run out.
 const WAIT: Duration = Duration::from_secs(1);
 
+/// Where they are. In the second, what has failed waits for the backoff and nothing else.
+const DUE: [&str; 2] = ["due", "backed_off"];
+
+const DUE_QUEUES: &str = r#"
+[queues.due]
+
+[queues.backed_off]
+backoff = { initial = "1s", max = "1s", jitter = 0 }
+"#;
+
+/// A due job is claimable within 100 ms of when the daemon knows; that the clock was put right it
+/// notices at its next look, which is a second away at most.
+const PROMISED: Duration = Duration::from_millis(1_100);
+
 /// A daemon that is told the time by a file.
 struct Told {
     daemon: Daemon,
@@ -42,7 +57,7 @@ impl Told {
     fn prepare(config: &str) -> Self {
         let library = std::env::var("TALLYD_FAKETIME")
             .expect("TALLYD_FAKETIME is set by tests/run.sh tools and target/tools.env");
-        let mut daemon = Daemon::prepare(config);
+        let mut daemon = Daemon::prepare(&format!("{config}{DUE_QUEUES}"));
         let file = daemon.path("offset").display().to_string();
         for (variable, value) in [
             ("LD_PRELOAD", &*library),
@@ -58,11 +73,12 @@ impl Told {
         told
     }
 
-    /// Has the daemon's wall clock be wrong by so many hours from now on.
-    fn jump(&self, hours: i64) {
+    /// Has the daemon's wall clock be wrong by so many hours from now on; answers with when that is.
+    fn jump(&self, hours: i64) -> Instant {
         let new = self.daemon.path("offset.new");
         std::fs::write(&new, format!("{:+}\n", hours * 3_600)).unwrap();
         std::fs::rename(new, self.daemon.path("offset")).unwrap();
+        Instant::now()
     }
 
     fn restart(&mut self) {
@@ -90,21 +106,22 @@ impl Told {
         self.post(&cancel, Value::Null).await;
     }
 
-    /// Leases one job of the queue, waiting for it if need be.
-    async fn lease(&self, queue: &str) -> Value {
-        let ask = json!({"queues": [queue], "wait": "60s", "duration": "10m"});
+    /// Leases one job of these queues, waiting for it if need be.
+    async fn lease(&self, queues: &[&str]) -> Value {
+        let ask = json!({"queues": queues, "wait": "60s", "duration": "10m"});
         let job = self.post("/v1/leases", ask).await["jobs"][0].clone();
-        assert!(!job.is_null(), "nothing of {queue} comes");
+        assert!(!job.is_null(), "nothing of {queues:?} comes");
         job
     }
 
-    async fn finish(&self, job: &Value, outcome: &str) {
-        let mut end = json!({"lease": job["lease"], "outcome": outcome});
-        if outcome != "completed" {
-            end["retry_in"] = format!("{}ms", WAIT.as_millis()).into();
-        }
+    async fn finish(&self, job: &Value, mut end: Value) {
+        end["lease"] = job["lease"].clone();
         let answer = self.post("/v1/leases/finish", json!([end])).await;
-        assert_eq!(answer["results"], json!(["ok"]), "{outcome} of {job}");
+        assert_eq!(answer["results"], json!(["ok"]), "{end} of {job}");
+    }
+
+    async fn complete(&self, job: &Value) {
+        self.finish(job, json!({"outcome": "completed"})).await;
     }
 
     /// Asserts that a lease stands: it is renewed.
@@ -113,28 +130,43 @@ impl Told {
         assert_eq!(answer["results"], json!(["ok"]), "{job}");
     }
 
-    /// Makes jobs that become due soon, in each way there is; answers with how many.
-    async fn make_due(&self) -> usize {
-        for outcome in ["failed", "released"] {
-            self.create(json!({"queue": "due", "kind": outcome})).await;
-            self.finish(&self.lease("due").await, outcome).await;
+    /// Makes jobs that become due soon, in each way there is; answers with when each is, at the latest.
+    async fn make_due(&self) -> BTreeMap<String, Instant> {
+        let mut due = BTreeMap::new();
+        let wait = format!("{}ms", WAIT.as_millis());
+        for (queue, kind, end) in [
+            (DUE[0], "retry_in", json!({"outcome": "failed", "retry_in": wait})),
+            (DUE[0], "released", json!({"outcome": "released", "retry_in": wait})),
+            (DUE[1], "backoff", json!({"outcome": "failed"})),
+        ] {
+            let id = self.create(json!({"queue": queue, "kind": kind})).await;
+            self.finish(&self.lease(&[queue]).await, end).await;
+            due.insert(id, Instant::now() + WAIT);
         }
-        let delay = format!("{}ms", WAIT.as_millis());
-        self.create(json!({"queue": "due", "kind": "delay", "delay": delay})).await;
         let run_at = (Timestamp::now() + WAIT).to_string();
-        self.create(json!({"queue": "due", "kind": "run_at", "run_at": run_at})).await;
-        4
+        for (kind, when) in [("delay", wait), ("run_at", run_at)] {
+            let id = self.create(json!({"queue": DUE[0], "kind": kind, kind: when})).await;
+            due.insert(id, Instant::now() + WAIT);
+        }
+        due
     }
 
-    /// Waits for the jobs that are due; each comes once.
-    async fn due_come(&self, number: usize) {
-        let mut come = std::collections::BTreeSet::new();
-        for _ in 0..number {
-            let job = self.lease("due").await;
-            assert!(come.insert(job["id"].to_string()), "{job} is given out twice");
-            self.finish(&job, "completed").await;
+    /// Waits for the jobs that are due; each comes once, and none late after the clock is `right`.
+    async fn due_come(&self, mut due: BTreeMap<String, Instant>, right: Instant) {
+        let mut late = Vec::new();
+        while !due.is_empty() {
+            let job = self.lease(&DUE).await;
+            let at = due.remove(job["id"].as_str().unwrap());
+            let at = at.unwrap_or_else(|| panic!("{job} is given out twice"));
+            let took = at.max(right).elapsed();
+            eprintln!("{} came {took:?} after it was due and the clock right", job["kind"]);
+            if took > PROMISED * LENIENCE {
+                late.push(format!("{} came after {took:?}", job["kind"]));
+            }
+            self.complete(&job).await;
         }
-        let none = json!({"queues": ["due"], "max": 10});
+        assert_eq!(late, Vec::<String>::new());
+        let none = json!({"queues": DUE, "max": 10});
         assert_eq!(self.post("/v1/leases", none).await["jobs"], json!([]));
     }
 
@@ -185,7 +217,7 @@ async fn jumps_of_the_clock_under_load_lose_no_lease_and_leave_nothing_late() {
     told.restart();
     let journal = Arc::new(Journal::new(&told.daemon.path("clients.log")));
     told.create(json!({"queue": "held", "kind": "held"})).await;
-    let held = told.lease("held").await;
+    let held = told.lease(&["held"]).await;
     let clients = start_clients(&journal, &told.daemon, &mut random);
     for hours in (0..scaled(1)).flat_map(|_| JUMPS) {
         let due = told.make_due().await;
@@ -195,14 +227,14 @@ async fn jumps_of_the_clock_under_load_lose_no_lease_and_leave_nothing_late() {
         // Leases run out as ever; the judge knows of each whether it may have.
         journal.lost_a_lease().await;
         told.stands(&held).await;
-        told.jump(0);
+        let right = told.jump(0);
         told.believes(0).await;
-        told.due_come(due).await;
+        told.due_come(due, right).await;
         told.stands(&held).await;
         let scrape = told.swept_by_the_right_clock().await;
         assert_eq!(impossible_times(&scrape), Vec::<String>::new());
     }
-    told.finish(&held, "completed").await;
+    told.complete(&held).await;
     journal.let_end(true);
     told.daemon.kill();
     clients.join_all().await;
@@ -256,8 +288,9 @@ async fn a_start_by_a_wrong_clock_loses_nothing() {
         for kind in ["held", "ready"] {
             told.create(json!({"queue": "outside", "kind": kind})).await;
         }
-        let held = told.lease("outside").await;
+        let held = told.lease(&["outside"]).await;
         let due = told.make_due().await;
+        let completed = json!(3 + due.len());
         told.daemon.kill();
 
         told.jump(hours);
@@ -265,16 +298,16 @@ async fn a_start_by_a_wrong_clock_loses_nothing() {
         told.believes(hours).await;
         told.stands(&held).await;
         assert_eq!(said.hear().await, "up", "it was cut off, and runs again");
-        told.finish(&told.lease("outside").await, "completed").await;
-        told.jump(0);
+        told.complete(&told.lease(&["outside"]).await).await;
+        let right = told.jump(0);
         told.believes(0).await;
-        told.due_come(due).await;
+        told.due_come(due, right).await;
         told.stands(&held).await;
         told.daemon.kill();
 
         told.restart();
         told.stands(&held).await;
-        told.finish(&held, "completed").await;
+        told.complete(&held).await;
         assert_eq!(said.hear().await, "up");
         go.say(1);
         told.daemon.job_when(&own, |job| job["state"] == "completed").await;
@@ -285,7 +318,6 @@ async fn a_start_by_a_wrong_clock_loses_nothing() {
         assert_eq!(lost.sum::<f64>(), 0.0);
         let (status, stats) = told.daemon.get("/v1/stats").await;
         assert_eq!(status, StatusCode::OK);
-        let completed = json!(3 + due);
         assert_eq!(stats["jobs_completed"], completed, "after {hours} h: {stats}");
         assert_eq!(told.daemon.stop().code(), Some(0));
     }

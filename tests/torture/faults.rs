@@ -1,9 +1,11 @@
 //! A disk that fails, is full, or is held by somebody else: what still works, and what is refused.
 
 mod acknowledged;
+mod copied;
 mod covered;
 mod full_disk;
 mod held;
+mod held_for_long;
 mod read_only;
 
 use std::time::{Duration, Instant};

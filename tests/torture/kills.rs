@@ -18,7 +18,7 @@ use crate::fixture::{Daemon, ended_by, scaled};
 use crate::journal::Journal;
 use crate::oracle::Run;
 use crate::restart::restart_for;
-use crate::strace::{Attached, attach};
+use crate::strace::{Attached, attach, attach_to_thread};
 
 /// Queues for outside workers, one of which keeps little; one whose commands report what they do,
 /// and take a moment; and a drain that waits for them, but not for long.
@@ -70,10 +70,14 @@ struct Place {
 }
 
 /// Traces a daemon that runs already, and its syncs in any case: they tell when a checkpoint ends.
-fn watch(daemon: &Daemon, place: &Place) -> Attached {
+fn watch(daemon: &Daemon, step: Step, place: &Place) -> Attached {
     let Place { calls, file, number } = place;
     let inject = number.map(|number| format!("inject={calls}:signal=KILL:when={number}"));
-    attach(daemon, &format!("trace={calls},{SYNCS}"), inject.as_deref(), &[file])
+    let (calls, inject) = (format!("trace={calls},{SYNCS}"), inject.as_deref());
+    match step.thread() {
+        Some(thread) => attach_to_thread(daemon, thread, &calls, inject, &[file]),
+        None => attach(daemon, &calls, inject, &[file]),
+    }
 }
 
 /// The most of these calls that one thread has made, as far as they were traced.
@@ -107,10 +111,10 @@ impl Victim {
         let Self { daemon, journal, random } = self;
         restart_for(daemon, journal).await;
         let mut client = Client::new(journal, daemon, random.random());
-        let leases = step.prepare(&mut client, daemon).await.expect("nobody kills it yet");
-        let strace = watch(daemon, place);
+        let ready = step.prepare(&mut client, daemon).await.expect("nobody kills it yet");
+        let strace = watch(daemon, step, place);
         journal.let_end(true);
-        let lived = step.take(&mut client, daemon, leases).await.is_ok();
+        let lived = step.take(&mut client, daemon, ready).await.is_ok();
         if lived && step != Step::Drain {
             daemon.signal(Signal::KILL);
         }
@@ -125,8 +129,13 @@ impl Victim {
 
     /// Kills at calls on a file in this step: at some by lot, or at all.
     async fn kill_at(&mut self, step: Step, calls: &'static str, file: &'static str) {
-        self.take(step, &Place { calls, file, number: None }).await;
-        let most = counted(&self.daemon, calls);
+        let most = match step.calls(calls) {
+            Some(known) => known,
+            None => {
+                self.take(step, &Place { calls, file, number: None }).await;
+                counted(&self.daemon, calls)
+            }
+        };
         assert!(most > 0, "{step:?} makes no {calls} on {file}");
         let tried = if scaled(1) >= ALL_AT { most } else { scaled(KILLS).min(most) };
         let numbers = sample(&mut self.random, most as usize, tried as usize);
@@ -137,7 +146,9 @@ impl Victim {
             kills += u32::from(self.take(step, &place).await);
         }
         eprintln!("{step:?}: {kills} kills at {calls} of {file}, of {most}: {numbers:?}");
-        assert!(kills > 0, "{step:?} was never killed at {calls} of {file}");
+        // What a step does is not the same each time: the last of its calls may not come.
+        let enough = tried.div_ceil(2);
+        assert!(kills >= enough, "{step:?}: {kills} kills of {tried} at {calls} of {file}");
     }
 
     async fn judge(mut self) {
@@ -182,6 +193,12 @@ async fn a_kill_at_any_write_of_a_sweep_loses_nothing() {
 async fn a_kill_at_any_write_of_a_checkpoint_loses_nothing() {
     let places = [(WRITES, STORE), (SYNCS, STORE), (WRITES, LOG), (SYNCS, LOG)];
     check(Step::Checkpoint, &places).await;
+}
+
+/// The writer copies what the thread has left, and the log begins anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_at_any_write_of_the_writers_own_checkpoint_loses_nothing() {
+    check(Step::Rest, &[(WRITES, STORE), (SYNCS, STORE)]).await;
 }
 
 /// F8: a shutdown may be cut off anywhere.

@@ -7,7 +7,7 @@ mod runs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub use self::bounds::{late_recoveries, most_until_claimable};
+pub use self::bounds::{LENIENCE, late_recoveries, most_until_claimable};
 pub use self::runs::{Run, overlaps};
 use crate::fixture::Scrape;
 use crate::stored::{Job, Stored};

@@ -29,6 +29,8 @@
 //! When the disk has little room left, the writer's turn comes as early as the thread's: the log begins
 //! anew in the room that it has, and what is not copied yet still fits into the file.
 //!
+//! From `CLAIM_LIMIT` on renewals are not written, or leases that run long would fill any log.
+//!
 //! The log only begins at its start again when nobody reads from it. Our own listings can overlap for
 //! ever, so they pause when they are in the way. A reader of somebody else is not waited for.
 
@@ -70,7 +72,7 @@ const LIMIT: i64 = (48 << 20) / PAGE_BYTES;
 const OVER_LIMIT: i64 = (4 << 20) / PAGE_BYTES;
 
 /// The length from which no attempt begins either, and nothing is promoted or pruned: 56 MiB. What runs
-/// may still renew its lease and end, for which 250 attempts take 8 MiB if each ends by itself.
+/// may still renew its lease, without the log, and end, for which 250 attempts take 8 MiB if each ends by itself.
 const CLAIM_LIMIT: i64 = (56 << 20) / PAGE_BYTES;
 
 /// How long the writer waits for the thread, and for our own reads, when the log has reached its limit.

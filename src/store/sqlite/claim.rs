@@ -157,12 +157,18 @@ impl Engine {
         Ok(LeasedJob { lease, duration, job, claimed: Stopwatch::start(), revoked })
     }
 
-    /// Makes a lease last for `duration` from now, though not beyond the attempt's timeout.
+    /// Makes a lease, which the job was read with, last for `duration` from now, though not beyond the
+    /// attempt's timeout.
     pub(super) fn extend(&mut self, core: &Core, duration: Duration) -> Result<bool, Failure> {
         let tick = self.clock.tick();
         let lease_tick = capped(tick.after(duration), core.timeout_tick.map(Tick));
         let left = Duration::from_millis((lease_tick.0 - tick.0).max(0).unsigned_abs());
         let expires_at: Timestamp = self.clock.now().after(left);
+        self.state.note_due(expires_at);
+        if self.refuses_claims() && core.lease_ms == Some(millis(duration)) {
+            self.unwritten.note(core, lease_tick);
+            return Ok(true);
+        }
         let mut update = self.connection.prepare_cached(
             "UPDATE jobs SET lease_ms = ?3, lease_tick = ?4, expires_at = ?5 \
              WHERE id = ?1 AND state = 'running' AND lease = ?2",
@@ -174,8 +180,6 @@ impl Engine {
             lease_tick.0,
             expires_at.0,
         ))?;
-        drop(update);
-        self.state.note_due(expires_at);
         Ok(changed == 1)
     }
 }

@@ -15,7 +15,8 @@ use super::disk::{self, Lock, Reserve};
 use super::log::{self, Log};
 use super::read::Readers;
 use super::state::State;
-use super::{Engine, schema};
+use super::unwritten::Unwritten;
+use super::{Engine, index, schema};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -89,6 +90,7 @@ fn open_locked(
             log: disk::beside(file, "-wal"),
         });
     }
+    index::forget_copied(file).map_err(io)?;
     let mut connection = Connection::open_with_flags(file, flags(true)).map_err(failed)?;
     configure(&connection).map_err(failed)?;
     schema::prepare(&mut connection, file)?;
@@ -118,6 +120,7 @@ fn open_locked(
         log,
         index,
         reserve,
+        unwritten: Unwritten::default(),
         is_short_of_room: false,
         measured_at: 0,
         changes: 0,

@@ -125,16 +125,22 @@ impl Engine {
             after,
         )?;
         for (_, key) in &places {
-            let expired = self.expire(*key);
+            let expired = self.expire(*key, tick);
             swept.expired += self.handled(*key, expired, swept)?;
         }
+        self.unwritten.forget_ended(tick);
         Ok(last_of_full(&places))
     }
 
-    fn expire(&mut self, key: i64) -> Result<bool, Failure> {
+    fn expire(&mut self, key: i64, tick: Tick) -> Result<bool, Failure> {
         let core = self.core(key)?;
         check_row(&self.state, &core)?;
-        let timed_out = core.timeout_tick.is_some_and(|end| Some(end) <= core.lease_tick);
+        let renewed = self.unwritten.until(&core);
+        if renewed.is_some_and(|until| until > tick) {
+            return Ok(false);
+        }
+        let lasted = renewed.map(|until| until.0).or(core.lease_tick);
+        let timed_out = core.timeout_tick.is_some_and(|end| Some(end) <= lasted);
         if timed_out {
             self.end_attempt(&core, Outcome::TimedOut, "the attempt took longer than its timeout")
         } else {

@@ -13,7 +13,11 @@ const NAMES: &[(&[&str], &[&str], &str)] = &[
     ),
     (&["rusqlite", "libsqlite3_sys"], &["src/store/"], "an engine of the store"),
     (&["SystemTime", "UNIX_EPOCH"], &["src/clock.rs"], "the clock"),
-    (&["nix"], &["src/config/user.rs"], "the look-up of users"),
+    (
+        &["nix"],
+        &["src/config/user.rs", "src/store/sqlite/index.rs"],
+        "the look-up of users, and locks on parts of a file",
+    ),
     (&["sd_notify"], &["src/daemon/systemd.rs", "src/daemon/systemd/"], "the daemon's systemd"),
 ];
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -235,17 +236,9 @@ async fn fill_under_load(caller: &Caller) {
     others.join_all().await;
 }
 
-#[tokio::test]
-async fn those_who_are_there_when_the_disk_gets_full_are_answered_as_ever() {
-    let elsewhere = TempDir::new().unwrap();
-    let journal = Arc::new(Journal::new(&elsewhere.path().join("clients.log")));
-    let mut daemon = Daemon::prepare("");
-    let mount = Mount::over(daemon.directory.path(), "64m").kept();
-    daemon.configure("");
-    // Syncs that take their time, as on a disk: what comes meanwhile is one batch.
-    symlink(elsewhere.path().join("trace.log"), daemon.path("trace.log")).unwrap();
-    let slow = "inject=fdatasync,fsync:delay_enter=4000".to_owned();
-    trace(&mut daemon, "trace=fdatasync,fsync", &[slow], None);
+/// Has many be there when the disk gets full, and again when there is room; judges what they were told.
+async fn check_those_who_are_there(daemon: &mut Daemon, clients: &Path, make_room: impl FnOnce()) {
+    let journal = Arc::new(Journal::new(clients));
     daemon.restart();
     let (url, stop) = (daemon.url(""), CancellationToken::new());
     let caller = Caller { journal: journal.clone(), client: crate::fixture::client(), url, stop };
@@ -253,14 +246,43 @@ async fn those_who_are_there_when_the_disk_gets_full_are_answered_as_ever() {
     // Few for many: at every moment half of those who pass them on wait for one.
     caller.create_batch("passed", PASSING / 2).await;
     fill_under_load(&caller).await;
-    check_identities(&daemon).await;
-    mount.resize("128m");
+    check_identities(daemon).await;
+    make_room();
     caller.create_when_there_is_room().await;
-    check_identities(&daemon).await;
+    check_identities(daemon).await;
     assert_eq!(daemon.stop().code(), Some(0));
     let stored = Stored::read(&daemon.path("tallyd.db"));
     let entries = journal.entries();
     let created = entries.iter().filter(|entry| matches!(entry, Entry::Created { .. })).count();
     assert_eq!(stored.jobs.len(), created, "a refused create is not there");
     assert_eq!(violations(&entries, &[], &stored), Vec::<String>::new());
+}
+
+/// Syncs that take their time, as on a disk: what comes meanwhile is one batch.
+const SLOW: &str = "inject=fdatasync,fsync:delay_enter=4000";
+
+#[tokio::test]
+async fn those_who_are_there_when_the_disk_gets_full_are_answered_as_ever() {
+    let elsewhere = TempDir::new().unwrap();
+    let mut daemon = Daemon::prepare("");
+    let mount = Mount::over(daemon.directory.path(), "64m").kept();
+    daemon.configure("");
+    symlink(elsewhere.path().join("trace.log"), daemon.path("trace.log")).unwrap();
+    trace(&mut daemon, "trace=fdatasync,fsync", &[SLOW.to_owned()], None);
+    let clients = elsewhere.path().join("clients.log");
+    check_those_who_are_there(&mut daemon, &clients, || mount.resize("128m")).await;
+}
+
+/// F24: creates stop before the disk is full, so that only somebody else can have a batch meet it,
+/// here by one write of the log that fails. All but the creates in it are done from the reserve.
+#[tokio::test]
+async fn those_in_the_batch_that_meets_a_full_disk_are_answered_as_ever() {
+    let mut daemon = Daemon::prepare("");
+    let full = "inject=pwrite64:error=ENOSPC:when=2000".to_owned();
+    let calls = "trace=fdatasync,fsync,pwrite64";
+    trace(&mut daemon, calls, &[SLOW.to_owned(), full], Some("tallyd.db-wal"));
+    let clients = daemon.path("clients.log");
+    check_those_who_are_there(&mut daemon, &clients, || {}).await;
+    let log = std::fs::read_to_string(daemon.path("tallyd.log")).unwrap();
+    assert!(log.contains("\"event\":\"disk_full\""), "no batch has met it: {log}");
 }

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
+use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::WRITES;
 use crate::crash::{Client, Gone};
 use crate::fixture::{Daemon, PATIENCE};
 
@@ -21,6 +23,8 @@ pub enum Step {
     Sweep,
     /// The thread copies the log.
     Checkpoint,
+    /// The log has become too long behind a reader, who goes: the writer copies the rest.
+    Rest,
     /// Commands that end in time and others, with a caller who goes on.
     Drain,
 }
@@ -28,8 +32,25 @@ pub enum Step {
 /// Ids of jobs with the leases on them.
 type Leases = Vec<(String, String)>;
 
+/// What a step begins with.
+#[derive(Default)]
+pub struct Ready {
+    leases: Leases,
+    /// Keeps the log from beginning anew.
+    reader: Option<Connection>,
+}
+
+impl From<Leases> for Ready {
+    fn from(leases: Leases) -> Self {
+        Self { leases, reader: None }
+    }
+}
+
 /// A payload of which a few make the log long enough to be copied.
 const LARGE: usize = 900_000;
+
+/// One that takes the writer little time.
+const MEDIUM: usize = 100_000;
 
 /// How many of them do.
 const LARGE_JOBS: usize = 6;
@@ -40,25 +61,37 @@ const DRAINING: usize = 3;
 /// How many jobs of the queue that keeps little are completed: more than it keeps.
 const KEPT: usize = 6;
 
+/// The length of the log from which the writer copies, and one below it that shows that it has.
+const LONG: f64 = 33e6;
+const SHORT: f64 = 16e6;
+
 const BRIEF: Duration = Duration::from_secs(1);
 
 impl Step {
     /// Makes what the step needs.
-    pub async fn prepare(self, client: &mut Client, daemon: &mut Daemon) -> Result<Leases, Gone> {
+    pub async fn prepare(self, client: &mut Client, daemon: &mut Daemon) -> Result<Ready, Gone> {
         client.repeat_unanswered().await?;
-        match self {
-            Self::Create | Self::Checkpoint => {}
-            Self::Claim => create(client, "outside", "work", 8).await?,
+        let leases = match self {
+            Self::Create | Self::Checkpoint => Vec::new(),
+            Self::Rest => {
+                let reader = Some(hold(daemon));
+                until_log(client, LARGE, |bytes| bytes > LONG).await?;
+                return Ok(Ready { leases: Vec::new(), reader });
+            }
+            Self::Claim => {
+                create(client, "outside", "work", 8).await?;
+                Vec::new()
+            }
             Self::Finish => {
                 create(client, "outside", "fail", 8).await?;
-                return client.lease("outside", 8, "10m", None).await;
+                client.lease("outside", 8, "10m", None).await?
             }
             Self::Sweep => {
                 create(client, "kept", "work", KEPT).await?;
                 create(client, "brief", "work", 4).await?;
                 // It runs out, and nobody reports the end.
                 client.lease("brief", 4, "1s", Some(BRIEF)).await?;
-                return client.lease("kept", KEPT as u32, "10m", None).await;
+                client.lease("kept", KEPT as u32, "10m", None).await?
             }
             Self::Drain => {
                 create(client, "outside", "work", 4).await?;
@@ -69,10 +102,22 @@ impl Step {
                         line["event"] == "attempt_started" && line["queue"] == "work"
                     });
                 }
-                return client.lease("outside", 2, "10m", None).await;
+                client.lease("outside", 2, "10m", None).await?
             }
-        }
-        Ok(Vec::new())
+        };
+        Ok(leases.into())
+    }
+
+    /// The one thread that is watched, if not all are.
+    pub fn thread(self) -> Option<&'static str> {
+        (self == Self::Rest).then_some("tallyd-writer")
+    }
+
+    /// How many of these calls come, if that is not to be counted: the thread leaves more one time and
+    /// less another, but nearly always a whole job, and if anything then one sync.
+    pub fn calls(self, calls: &str) -> Option<u32> {
+        let pages = (MEDIUM / 4_096) as u32;
+        (self == Self::Rest).then_some(if calls == WRITES { pages } else { 1 })
     }
 
     /// Takes the step; it may be the last.
@@ -80,8 +125,9 @@ impl Step {
         self,
         client: &mut Client,
         daemon: &Daemon,
-        leases: Leases,
+        ready: Ready,
     ) -> Result<(), Gone> {
+        let Ready { leases, reader } = ready;
         match self {
             Self::Create => {
                 create_one(client, "").await?;
@@ -101,6 +147,15 @@ impl Step {
                     create_one(client, &large).await?;
                 }
                 until_copied(client, daemon, before).await
+            }
+            Self::Rest => {
+                drop(reader);
+                // Who asks alone leaves the writer nothing: the thread copies it meanwhile.
+                let mut others = [1, 2, 3].map(|seed| Client::new(&client.journal, daemon, seed));
+                let [second, third, fourth] = &mut others;
+                let create = async |client| until_log(client, MEDIUM, |bytes| bytes < SHORT).await;
+                tokio::try_join!(create(client), create(second), create(third), create(fourth))
+                    .map(drop)
             }
             Self::Drain => {
                 daemon.signal(Signal::TERM);
@@ -163,6 +218,28 @@ async fn sweep(client: &mut Client, leases: Leases) -> Result<(), Gone> {
     let deadline = Instant::now() + PATIENCE;
     while pruned(client.scrape_once().await?) == before {
         assert!(Instant::now() < deadline, "nothing is pruned");
+    }
+    Ok(())
+}
+
+/// A transaction of another program, that reads.
+fn hold(daemon: &Daemon) -> Connection {
+    let reader = Connection::open(daemon.path("tallyd.db")).expect("opens");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM jobs").expect("reads");
+    reader
+}
+
+/// Creates jobs of this size until so much of the log is in use.
+async fn until_log(
+    client: &mut Client,
+    bytes: usize,
+    is_wanted: impl Fn(f64) -> bool,
+) -> Result<(), Gone> {
+    let fill = "x".repeat(bytes);
+    let deadline = Instant::now() + PATIENCE;
+    while !is_wanted(client.scrape_once().await?.value("tallyd_store_wal_size_bytes")) {
+        create_one(client, &fill).await?;
+        assert!(Instant::now() < deadline, "the log does not get there");
     }
     Ok(())
 }

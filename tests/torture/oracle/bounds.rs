@@ -16,7 +16,7 @@ const PROMISED: Duration = Duration::from_secs(1);
 const MAY_BE_LAST: u64 = 4;
 
 /// A bound that is promised is asserted with so many times its value.
-const LENIENCE: u32 = 5;
+pub const LENIENCE: u32 = 5;
 
 /// The limits that a scrape shows to be exceeded.
 pub(super) fn exceeded(scrape: &Scrape) -> Vec<String> {
