@@ -39,10 +39,11 @@ mod stats;
 mod storeless;
 mod tls;
 mod traceparent;
+mod unreadable;
 mod web;
 
 pub use auth::Guard;
-pub use connections::LINGER;
+pub use connections::{LINGER, MAX_CONNECTIONS};
 
 use std::future::Future;
 use std::panic::resume_unwind;
@@ -180,6 +181,11 @@ impl Routes {
     }
 }
 
+/// The most connections at once of a daemon with this configuration: each listener has its own.
+pub fn most_connections(config: &Config) -> usize {
+    MAX_CONNECTIONS * (1 + usize::from(config.metrics_listen.is_some()))
+}
+
 /// Serves until `stop` is cancelled and the requests then open are answered.
 ///
 /// The listener closes at once when `stop` is cancelled; connections that are still open after
@@ -187,14 +193,14 @@ impl Routes {
 pub async fn serve(api: Arc<Api>, listener: TcpListener, has: Routes, stop: CancellationToken) {
     let (metrics, web) = (api.metrics.clone(), api.guard.web().cloned());
     let router = routes::router(api, has);
-    connections::serve(listener, router, metrics, web, connections::MAX_CONNECTIONS, stop).await;
+    connections::serve(listener, router, metrics, web, MAX_CONNECTIONS, stop).await;
 }
 
 /// Serves creates that store nothing until `stop` is cancelled, for the benchmark to compare with.
 pub async fn serve_storeless(api: Arc<Api>, listener: TcpListener, stop: CancellationToken) {
     let metrics = api.metrics.clone();
     let router = storeless::router(api);
-    connections::serve(listener, router, metrics, None, connections::MAX_CONNECTIONS, stop).await;
+    connections::serve(listener, router, metrics, None, MAX_CONNECTIONS, stop).await;
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use self::server::{Place, Server};
 use self::work::Work;
 use super::Failure;
 use super::signals::serve_until_asked;
+use crate::server::MAX_CONNECTIONS;
 use crate::worker::exec::open_files;
 
 /// The jobs of a request that fills the store, and about how many bytes it may have.
@@ -109,7 +110,7 @@ impl Bench {
 /// Runs a benchmark, unless a signal ends it: then its server and its files go as well. The load
 /// comes from one thread, like that of a client which is not what is measured.
 fn run(bench: impl Future<Output = Result<(), BenchError>>) -> Result<(), Failure> {
-    open_files::raise();
+    open_files::raise(MAX_CONNECTIONS);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::Other(error.into()))?;
     runtime.block_on(serve_until_asked(async |stop: CancellationToken| {

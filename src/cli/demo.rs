@@ -24,6 +24,7 @@ use super::{Failure, logs, signals};
 use crate::client::{Client, ClientError};
 use crate::config::{Config, ConfigError, LogLevel, Overrides, limits};
 use crate::daemon::{Daemon, DaemonError, Systemd};
+use crate::server::MAX_CONNECTIONS;
 use crate::server::receiver::receive;
 use crate::worker::exec::open_files;
 
@@ -110,7 +111,7 @@ impl Demo {
     ///
     /// What kept it from starting, or why it ended by itself.
     pub fn run(&self) -> Result<(), Failure> {
-        open_files::raise();
+        open_files::raise(MAX_CONNECTIONS);
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
         let ended = runtime.block_on(signals::serve_until_asked(|stop| self.serve(stop)));
         runtime.shutdown_timeout(LAST_READS);

@@ -12,6 +12,7 @@ use super::settings::Settings;
 use super::{Failure, signals};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::daemon::{Daemon, DaemonError, Systemd};
+use crate::server;
 use crate::worker::exec::{open_files, privileges};
 
 /// How long the end waits for threads that are still reading: they hold nothing that matters.
@@ -36,7 +37,7 @@ impl Serve {
         let format = config.log.format;
         let loaded = config.clone();
         let systemd = Systemd::take(&mut config).map_err(|error| Failure::Usage(error.into()))?;
-        open_files::raise();
+        open_files::raise(server::most_connections(&config));
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
         let reloading = {
             let _context = runtime.enter();

@@ -9,6 +9,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use tokio::io::AsyncBufReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -20,18 +21,24 @@ use tracing::{debug, warn};
 
 use super::deadline::{Begun, HEAD, Haste, Hastening, HeadTimer, IDLE, Peer, Timed, UNTAKEN};
 use super::tls::{self, Encrypted};
+use super::unreadable::HoldingBack;
 use super::web::LiveWeb;
 use crate::metrics::{Metrics, Rejected};
 
-/// The most connections at once: each costs a few kilobytes and a file descriptor.
-pub(super) const MAX_CONNECTIONS: usize = 10_000;
+/// The most connections of a listener at once: each costs a few kilobytes and a file descriptor.
+pub const MAX_CONNECTIONS: usize = 10_000;
 
 /// The most bytes of a request's line and headers.
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The most bytes that hyper gathers before it hands them on: with [`MAX_CONNECTIONS`] this bounds
 /// what slow readers and writers can hold.
 const MAX_BUFFER_BYTES: usize = 64 * 1024;
+
+/// The most bytes of an answer that wait in the kernel, which spends up to twice as much memory on them.
+/// By itself it lets each connection have megabytes, and may take all of an exposition from a scraper
+/// that reads nothing. This is enough for a megabyte a second where a round trip takes 0.1 s.
+const MAX_UNSENT_BYTES: usize = 128 * 1024;
 
 /// How long to pause after `accept` failed, as it does when file descriptors run out: time for
 /// some to be closed.
@@ -127,45 +134,56 @@ async fn connection(
     web: Option<Arc<LiveWeb>>,
     stop: CancellationToken,
 ) {
-    // Neither matters enough to refuse a connection over it.
-    let set = stream
-        .set_nodelay(true)
-        .and_then(|()| Ok(rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS)?));
-    if let Err(error) = set {
+    if let Err(error) = set_options(&stream) {
+        // None matters enough to refuse a connection over it.
         debug!(event = "socket_option_failed", %error);
     }
     if !comes_in_time(something(&stream), &stop).await {
         return;
     }
-    let Some((stream, over)) = opened(stream, &metrics, web, &stop).await else { return };
+    let Some((stream, over)) = opened(stream, &metrics, web.clone(), &stop).await else { return };
     let (begun, haste) = (Begun::default(), Haste::default());
-    let io = TokioIo::new(Timed::new(stream, begun.clone(), haste.clone()));
+    let mut stream = HoldingBack::new(Timed::new(stream, begun.clone(), haste.clone()));
     let service = Hastening { service: TowerToHyperService::new(router), haste, peer };
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(HeadTimer(begun.clone()))
-            .header_read_timeout(HEAD)
-            .max_header_size(MAX_HEAD_BYTES)
-            .max_buf_size(MAX_BUFFER_BYTES)
-            .serve_connection(io, service)
-    );
-    let ended = tokio::select! {
-        // First, since hyper closes at once what it has read nothing from.
-        biased;
-        ended = connection.as_mut() => ended,
-        () = either(&stop, &over) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
+    let ended = requests(&mut stream, service, begun.clone(), either(&stop, &over)).await;
     if let Err(error) = ended {
         // What hyper refuses by itself has passed no handler.
         if error.is_parse() || error.is_parse_too_large() {
             metrics.rejected(Rejected::InvalidRequest);
+            stream.explain(&error, web.as_deref()).await;
         } else if error.is_timeout() && begun.has_begun() {
             metrics.rejected(Rejected::Timeout);
         }
         debug!(event = "connection_broken", %error);
+    }
+}
+
+/// What requests come on.
+type Opened = Either<TcpStream, Box<Encrypted>>;
+
+/// Serves requests until the connection ends; after `stop` only the one that is open, or the first.
+async fn requests(
+    stream: &mut HoldingBack<Timed<Opened>>,
+    service: Hastening<TowerToHyperService<Router>>,
+    begun: Begun,
+    stop: impl Future<Output = ()>,
+) -> hyper::Result<()> {
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(HeadTimer(begun))
+            .header_read_timeout(HEAD)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    tokio::select! {
+        // First, since hyper closes at once what it has read nothing from.
+        biased;
+        ended = connection.as_mut() => ended,
+        () = stop => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     }
 }
 
@@ -177,7 +195,7 @@ async fn opened(
     metrics: &Metrics,
     web: Option<Arc<LiveWeb>>,
     stop: &CancellationToken,
-) -> Option<(Either<TcpStream, Box<Encrypted>>, CancellationToken)> {
+) -> Option<(Opened, CancellationToken)> {
     let Some(web) = web else { return Some((Either::Left(stream), stop.clone())) };
     let current = web.look().await;
     let over = current.replaced.clone();
@@ -194,6 +212,14 @@ async fn either(one: &CancellationToken, other: &CancellationToken) {
         () = one.cancelled() => {}
         () = other.cancelled() => {}
     }
+}
+
+/// Sets the options of a connection; not once on the listener, which may have been handed over with
+/// connections that wait.
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS)?;
+    Ok(sockopt::set_socket_send_buffer_size(stream, MAX_UNSENT_BYTES)?)
 }
 
 /// Waits for the first byte, or the end; false if the connection broke.

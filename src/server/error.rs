@@ -13,6 +13,8 @@ use crate::store::{BackupError, StoreError};
 /// Every case in which a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Code {
+    InvalidRequest,
+    HeadTooLarge,
     InvalidBody,
     InvalidJson,
     JsonTooDeep,
@@ -67,6 +69,8 @@ impl Code {
     fn row(self) -> (&'static str, u16, Option<Rejected>) {
         use Rejected as R;
         match self {
+            Self::InvalidRequest => ("invalid_request", 400, Some(R::InvalidRequest)),
+            Self::HeadTooLarge => ("head_too_large", 431, Some(R::InvalidRequest)),
             Self::InvalidBody => ("invalid_body", 400, Some(R::InvalidRequest)),
             Self::InvalidJson => ("invalid_json", 400, Some(R::InvalidRequest)),
             Self::JsonTooDeep => ("json_too_deep", 400, Some(R::InvalidRequest)),
@@ -201,6 +205,13 @@ impl ApiError {
         self.index = Some(index);
         self
     }
+
+    /// What its answer says.
+    pub(super) fn view(&self) -> ErrorView<'_> {
+        let Self { code, message, field, index } = self;
+        let (field, index) = (field.as_deref(), *index);
+        ErrorView { error: ErrorDetail { code: code.name(), message, field, index } }
+    }
 }
 
 impl From<StoreError> for ApiError {
@@ -259,15 +270,7 @@ fn in_batch(error: StoreError) -> ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let view = ErrorView {
-            error: ErrorDetail {
-                code: self.code.name(),
-                message: &self.message,
-                field: self.field.as_deref(),
-                index: self.index,
-            },
-        };
-        let mut response = json::answer(self.code.status(), &view);
+        let mut response = json::answer(self.code.status(), &self.view());
         if let Some(seconds) = self.code.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
         }

@@ -14,7 +14,13 @@ use super::job_request::NAME_PATTERN;
 use super::routes::Route;
 
 /// The refusals of every route.
-const ALWAYS: &[Code] = &[Code::MissingHost, Code::Misdirected, Code::InternalError];
+const ALWAYS: &[Code] = &[
+    Code::InvalidRequest,
+    Code::HeadTooLarge,
+    Code::MissingHost,
+    Code::Misdirected,
+    Code::InternalError,
+];
 
 /// The refusals of every route of the API itself.
 const API: &[Code] = &[Code::InvalidQuery];

@@ -5,22 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::deadline::HEAD;
+use super::unreadable::say_last;
 use crate::metrics::{Metrics, Rejected};
 
 /// A connection under TLS.
 pub(super) type Encrypted = TlsStream<TcpStream>;
 
-/// The most bytes of a plain request that are read away, so that its sender sees the answer.
-const MAX_PLAIN_BYTES: u64 = 64 << 10;
-
-/// How long that may take.
+/// How long it may take to answer plain HTTP, and to read away the rest of it.
 const PLAIN: Duration = Duration::from_secs(1);
 
 /// The answer to plain HTTP, in the words of Go's servers.
@@ -60,7 +57,7 @@ pub(super) async fn accept(
     if first[0].is_ascii_uppercase() {
         metrics.rejected(Rejected::InvalidRequest);
         // Who hangs up before the answer does not need it.
-        drop(timeout(PLAIN, refuse_plain(&mut stream)).await);
+        drop(timeout(PLAIN, say_last(&mut stream, PLAIN_REFUSAL.as_bytes())).await);
         return Err(HandshakeError::Plain);
     }
     match timeout(HEAD, TlsAcceptor::from(config).accept(stream)).await {
@@ -74,16 +71,6 @@ pub(super) async fn accept(
             Err(HandshakeError::TooLate)
         }
     }
-}
-
-/// Answers, and reads away what was sent: a connection closed over unread bytes is reset, which can
-/// overtake the answer.
-async fn refuse_plain(stream: &mut TcpStream) -> io::Result<()> {
-    stream.write_all(PLAIN_REFUSAL.as_bytes()).await?;
-    stream.shutdown().await?;
-    let (mut rest, mut nowhere) = (stream.take(MAX_PLAIN_BYTES), tokio::io::sink());
-    tokio::io::copy(&mut rest, &mut nowhere).await?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use crate::fixture::{Daemon, Scrape};
 
 /// Every case, its status, and its reason in `tallyd_rejected_total` if it is a limit or malformed.
 pub const CASES: &[(&str, u16, Option<&str>)] = &[
+    ("invalid_request", 400, Some("invalid_request")),
+    ("head_too_large", 431, Some("invalid_request")),
     ("invalid_body", 400, Some("invalid_request")),
     ("invalid_json", 400, Some("invalid_request")),
     ("json_too_deep", 400, Some("invalid_request")),

@@ -14,7 +14,7 @@ const QUEUES: usize = 400;
 const JOBS: usize = 500;
 
 /// So many of any of the large answers are more than the buffers of two sockets take.
-const ANSWERS: usize = 60;
+const ANSWERS: usize = 20;
 
 /// What the log calls a connection that was cut.
 const BROKEN: &str = "connection_broken";

@@ -3,6 +3,7 @@
 
 pub mod authority;
 mod certificates;
+mod crowd;
 mod passwords;
 mod reload;
 

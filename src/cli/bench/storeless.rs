@@ -15,7 +15,7 @@ use super::super::{Failure, logs};
 use crate::clock::Clock;
 use crate::config::{Config, LogConfig, LogFormat, LogLevel};
 use crate::metrics::Metrics;
-use crate::server::{self, Api};
+use crate::server::{self, Api, MAX_CONNECTIONS};
 use crate::store::Store;
 use crate::worker::exec::open_files;
 
@@ -37,7 +37,7 @@ impl Storeless {
     /// Serves until SIGTERM.
     pub(super) fn run(&self) -> Result<(), Failure> {
         logs::start(LogConfig { format: LogFormat::Json, level: LogLevel::Info });
-        open_files::raise();
+        open_files::raise(MAX_CONNECTIONS);
         let runtime = Runtime::new().map_err(|error| Failure::Other(error.into()))?;
         runtime.block_on(serve_until_asked(async |stop| self.serve(stop).await))
     }

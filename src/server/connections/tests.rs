@@ -82,18 +82,36 @@ fn the_refusal_has_the_length_that_it_says() {
 #[tokio::test]
 async fn a_head_that_is_too_large_or_malformed_is_refused_and_counted() {
     let filler = "x".repeat(MAX_HEAD_BYTES);
-    for (status, head) in [
-        (431, format!("GET /-/healthy HTTP/1.1\r\nhost: localhost\r\nx-a: {filler}\r\n\r\n")),
-        (400, "what is this\r\n\r\n".to_owned()),
-        (400, "GET /-/healthy HTTP/1.1\r\nhost localhost\r\n\r\n".to_owned()),
+    let large =
+        "at most 16 KiB and 100 headers, and its content-length a number of at most 64 bits";
+    let unread = |why: &str| format!("HTTP/1.1: {why}; send a request as RFC 9112 has it");
+    for (status, why, head) in [
+        (
+            431,
+            large.to_owned(),
+            format!("GET / HTTP/1.1\r\nhost: localhost\r\nx-a: {filler}\r\n\r\n"),
+        ),
+        (400, unread("invalid HTTP version parsed"), "what is this\r\n\r\n".to_owned()),
+        (
+            400,
+            unread("invalid HTTP header parsed"),
+            "GET / HTTP/1.1\r\nhost localhost\r\n\r\n".to_owned(),
+        ),
+        (
+            400,
+            unread("invalid content-length parsed"),
+            "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n".to_owned(),
+        ),
     ] {
         let mut server = Server::start().await;
         let mut stream = server.send(head.as_bytes()).await;
-        let line = until(&mut stream, "\r\n").await;
-        assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{line}");
+        let answer = rest(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert!(answer.ends_with(&format!("{why}\"}}}}")), "{answer}");
         server.end().await;
         let counted = r#"tallyd_rejected_total{reason="invalid_request"} 1"#;
-        assert!(server.exports(counted), "{line}");
+        assert!(server.exports(counted), "{answer}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a client meets before anything is encrypted.
 
 use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 

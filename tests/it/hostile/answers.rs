@@ -144,14 +144,13 @@ fn length(answer: &Answer) -> Result<usize, String> {
     }
 }
 
-/// What every answer must be like. One that refuses says in JSON what is wrong; hyper, which refuses
-/// what it cannot read, says so by its code alone, and closes.
+/// What every answer must be like. One that refuses says in JSON what is wrong, and closes if what
+/// came could not be read.
 fn check(answer: &Answer) -> Result<(), String> {
     let shown = || format!("{:?} {}", answer, String::from_utf8_lossy(&answer.body));
     match answer.code {
         100 if answer.headers.is_empty() => Ok(()),
         200 | 201 | 204 if is_own(answer) => Ok(()),
-        400 | 414 | 431 if answer.body.is_empty() && answer.closes && !is_own(answer) => Ok(()),
         _ if !is_own(answer) => Err(format!("not as tallyd answers: {}", shown())),
         _ => check_refusal(answer).map_err(|complaint| format!("{complaint}: {}", shown())),
     }
@@ -186,12 +185,19 @@ fn check_refusal(answer: &Answer) -> Result<(), &'static str> {
     if message.len() < 10 || message.ends_with('.') {
         return Err("no message");
     }
+    let is_unread = ["invalid_request", "head_too_large"].contains(&case.map_or("", |case| case.0));
+    if is_unread && !answer.closes {
+        return Err("it does not close");
+    }
     let told = [(401, "www-authenticate"), (405, "allow"), (429, "retry-after")];
     match told.iter().find(|(code, _)| *code == answer.code) {
         Some((_, header)) if length(header) == 0 => Err("a header is missing"),
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+const JSON: &str = "content-type: application/json\r\n";
 
 /// An answer of tallyd with this line of code, these headers and this body.
 #[cfg(test)]
@@ -205,18 +211,20 @@ fn own(code: &str, headers: &str, body: &str) -> String {
 #[test]
 fn good_answers_are_read() {
     let error = r#"{"error":{"code":"job_not_found","message":"there is no such job"}}"#;
-    let refused = own(
-        "404 Not Found",
-        &format!("content-type: application/json\r\ncontent-length: {}\r\n", error.len()),
-        error,
-    );
+    let refused =
+        own("404 Not Found", &format!("{JSON}content-length: {}\r\n", error.len()), error);
     let good = own("200 OK", "content-length: 3\r\n", "abc");
-    let bare = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let unread = r#"{"error":{"code":"invalid_request","message":"this is not HTTP/1.1"}}"#;
+    let unread = own(
+        "400 Bad Request",
+        &format!("connection: close\r\n{JSON}content-length: {}\r\n", unread.len()),
+        unread,
+    );
     let interim = "HTTP/1.1 100 Continue\r\n\r\n";
-    let all = [&*good, interim, &refused, &own("204 No Content", "", ""), bare].concat();
+    let all = [&*good, interim, &refused, &own("204 No Content", "", ""), &unread].concat();
     let answers = read(all.as_bytes(), |_| false).expect("they are good");
     let shown: Vec<_> = answers.iter().map(Answer::shown).collect();
-    assert_eq!(shown, ["200", "100", "404 job_not_found", "204", "400"]);
+    assert_eq!(shown, ["200", "100", "404 job_not_found", "204", "400 invalid_request"]);
     assert_eq!((&*answers[0].body, answers[4].closes), (&b"abc"[..], true));
     let head = own("200 OK", "content-length: 3\r\n", "");
     let answers = read((head + &good).as_bytes(), |number| number == 0).expect("one has no body");
@@ -225,9 +233,8 @@ fn good_answers_are_read() {
 
 #[test]
 fn bad_answers_are_found() {
-    let json = "content-type: application/json\r\n";
     let refusal = |code: &str, body: &str| {
-        own(code, &format!("{json}content-length: {}\r\n", body.len()), body)
+        own(code, &format!("{JSON}content-length: {}\r\n", body.len()), body)
     };
     let good = own("200 OK", "content-length: 0\r\n", "");
     for bad in [
@@ -261,7 +268,11 @@ fn bad_answers_are_found() {
         ),
         refusal("404 Not Found", "not found"),
         refusal("404 Not Found", ""),
-        "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        refusal(
+            "400 Bad Request",
+            r#"{"error":{"code":"invalid_request","message":"it goes on behind this"}}"#,
+        ),
         "HTTP/1.1 418 Teapot\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".to_owned(),
     ] {
         assert!(read(bad.as_bytes(), |_| false).is_err(), "{bad:?}");

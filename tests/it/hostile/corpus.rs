@@ -10,6 +10,10 @@ const JOB: &str = r#"{"kind":"k"}"#;
 /// The same in chunks.
 const CHUNKED: &str = "c\r\n{\"kind\":\"k\"}\r\n0\r\n\r\n";
 
+/// The answers to what is no HTTP, and to too much of it.
+const UNREADABLE: &str = "400 invalid_request";
+const TOO_LARGE: &str = "431 head_too_large";
+
 /// One request, or a few, and the answers to it: a code, and the case if tallyd names one.
 pub struct Entry {
     pub name: String,

@@ -1,6 +1,6 @@
 //! How long a request is: lengths, chunks, and both.
 
-use super::{CHUNKED, Entry, JOB, create, get, post};
+use super::{CHUNKED, Entry, JOB, TOO_LARGE, UNREADABLE, create, get, post};
 
 /// Lengths, and transfer encodings.
 pub(super) fn entries() -> Vec<Entry> {
@@ -51,7 +51,9 @@ fn both() -> Vec<Entry> {
         "content-length: 12\r\ntransfer-encoding: xchunked\r\n",
         "content-length: 12\r\ntransfer-encoding: identity\r\n",
     ] {
-        entries.push(Entry::new(format!("both {broken:?}"), post(broken, CHUNKED), "400").closes());
+        entries.push(
+            Entry::new(format!("both {broken:?}"), post(broken, CHUNKED), UNREADABLE).closes(),
+        );
     }
     for other in ["transfer_encoding", "x-transfer-encoding", "transfer-encodings"] {
         let headers = format!("content-length: 12\r\n{other}: chunked\r\n");
@@ -82,7 +84,9 @@ fn lengths() -> Vec<Entry> {
         "\x0b12",
     ] {
         let headers = format!("content-length: {value}\r\n");
-        entries.push(Entry::new(format!("length {value:?}"), post(&headers, JOB), "400").closes());
+        entries.push(
+            Entry::new(format!("length {value:?}"), post(&headers, JOB), UNREADABLE).closes(),
+        );
     }
     for value in ["12", "012", "0000000000000000000000000012", " 12", "\t12 \t"] {
         let headers = format!("content-length:{value}\r\n");
@@ -96,21 +100,21 @@ fn lengths() -> Vec<Entry> {
     let length = "content-length: 12\r\n";
     entries.extend([
         Entry::new("a huge length", post(huge, JOB), "413 job_too_large").closes(),
-        Entry::new("the hugest length", post(most, JOB), "431").closes(),
+        Entry::new("the hugest length", post(most, JOB), TOO_LARGE).closes(),
         Entry::new("the same length twice", post(twice, JOB), "201"),
-        Entry::new("two lengths", post(differ, JOB), "400").closes(),
+        Entry::new("two lengths", post(differ, JOB), UNREADABLE).closes(),
         Entry::new(
             "two lengths, the long last",
             post("content-length: 0\r\ncontent-length: 12\r\n", JOB),
-            "400",
+            UNREADABLE,
         )
         .closes(),
         Entry::new("a length in HTTP/1.0", in_1_0(post(length, JOB)), "201").closes(),
-        Entry::new("no length", post("", JOB), "400").first("400 missing_field").closes(),
-        Entry::new("a length of 0", post("content-length: 0\r\n", JOB), "400")
+        Entry::new("no length", post("", JOB), UNREADABLE).first("400 missing_field").closes(),
+        Entry::new("a length of 0", post("content-length: 0\r\n", JOB), UNREADABLE)
             .first("400 missing_field")
             .closes(),
-        Entry::new("a longer body", post(length, format!("{JOB}\u{1}")), "400")
+        Entry::new("a longer body", post(length, format!("{JOB}\u{1}")), UNREADABLE)
             .first("201")
             .closes(),
         Entry::new("a longer body of line ends", post(length, format!("{JOB}\r\n\r\n")), "201"),
@@ -143,7 +147,7 @@ fn encodings() -> Vec<Entry> {
         "ｃhunked",
         "cow",
     ] {
-        entries.push(Entry::new(format!("encoding {value:?}"), of(value), "400").closes());
+        entries.push(Entry::new(format!("encoding {value:?}"), of(value), UNREADABLE).closes());
     }
     for value in [
         "chunked",
@@ -155,7 +159,7 @@ fn encodings() -> Vec<Entry> {
         entries.push(Entry::new(format!("encoding {value:?}"), of(value), "201").closes());
     }
     let in_1_0 = String::from_utf8(of("chunked")).unwrap().replace("/1.1", "/1.0");
-    entries.push(Entry::new("chunks in HTTP/1.0", in_1_0, "400").closes());
+    entries.push(Entry::new("chunks in HTTP/1.0", in_1_0, UNREADABLE).closes());
     entries
 }
 

@@ -1,6 +1,6 @@
 //! Request lines and headers.
 
-use super::{Entry, JOB, get, post};
+use super::{Entry, JOB, TOO_LARGE, UNREADABLE, get, post};
 
 pub(super) fn entries() -> Vec<Entry> {
     let mut entries = lines();
@@ -46,19 +46,19 @@ fn lines() -> Vec<Entry> {
         "EHLO localhost",
         "*1\r\n$4\r\nPING",
     ] {
-        entries.push(Entry::new(format!("line {bad:?}"), line(bad), "400").closes());
+        entries.push(Entry::new(format!("line {bad:?}"), line(bad), UNREADABLE).closes());
     }
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let get = text(get("/-/healthy"));
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03abcdefgh\r\n\r\n";
     entries.extend([
-        Entry::new("TLS", &hello[..], "400").closes(),
+        Entry::new("TLS", &hello[..], UNREADABLE).closes(),
         Entry::new("empty lines first", format!("\r\n\r\n\n{get}"), "200"),
         Entry::new("LF for CRLF", get.replace("\r\n", "\n"), "200"),
         Entry::new("LF and CRLF", get.replacen("\r\n", "\n", 1), "200"),
-        Entry::new("CR for CRLF", get.replace("\r\n", "\r"), "400").closes(),
-        Entry::new("LF CR for CRLF", get.replace("\r\n", "\n\r"), "400").closes(),
-        Entry::new("a good one, then a bad one", format!("{get}{}", "GET\r\n\r\n"), "400")
+        Entry::new("CR for CRLF", get.replace("\r\n", "\r"), UNREADABLE).closes(),
+        Entry::new("LF CR for CRLF", get.replace("\r\n", "\n\r"), UNREADABLE).closes(),
+        Entry::new("a good one, then a bad one", format!("{get}{}", "GET\r\n\r\n"), UNREADABLE)
             .first("200")
             .closes(),
         Entry::new("nothing but line ends", "\r\n\r\n\r\n", "").unanswered().ends(),
@@ -87,7 +87,7 @@ fn versions() -> Vec<Entry> {
         "HTTPS/1.1",
         "HTTP /1.1",
     ] {
-        entries.push(Entry::new(format!("version {bad}"), of(bad), "400").closes());
+        entries.push(Entry::new(format!("version {bad}"), of(bad), UNREADABLE).closes());
     }
     let old = "GET /-/healthy HTTP/1.0\r\nhost: localhost\r\nconnection: keep-alive";
     entries.extend([
@@ -147,13 +147,13 @@ fn targets() -> Vec<Entry> {
         entries.push(Entry::new(format!("target {target}"), get(target), answer));
     }
     for target in ["-/healthy", "?x", "#x", "http://", "http://[::1/", "/\u{7f}", "/\u{1}"] {
-        entries.push(Entry::new(format!("target {target:?}"), get(target), "400").closes());
+        entries.push(Entry::new(format!("target {target:?}"), get(target), UNREADABLE).closes());
     }
     entries.push(
         Entry::new(
             "a target of no UTF-8",
             &b"GET /\xff HTTP/1.1\r\nhost: localhost\r\n\r\n"[..],
-            "400",
+            UNREADABLE,
         )
         .closes(),
     );
@@ -181,7 +181,7 @@ fn methods() -> Vec<Entry> {
     }
     for method in ["G@T", "GE(T", "GÉT", "\"GET\"", "GET/", "G\0T", "{}"] {
         entries.push(
-            Entry::new(format!("method {method:?}"), of(method, "/-/healthy"), "400").closes(),
+            Entry::new(format!("method {method:?}"), of(method, "/-/healthy"), UNREADABLE).closes(),
         );
     }
     entries.extend([
@@ -221,7 +221,7 @@ fn headers() -> Vec<Entry> {
         "@x: y",
         "x: y\r\r\n",
     ] {
-        entries.push(Entry::new(format!("header {bad:?}"), with(bad), "400").closes());
+        entries.push(Entry::new(format!("header {bad:?}"), with(bad), UNREADABLE).closes());
     }
     for good in [
         "x:",
@@ -243,24 +243,31 @@ fn sizes() -> Vec<Entry> {
     let of = |count: usize| vec!["x: y"; count].join("\r\n");
     vec![
         Entry::new("a hundred headers", with(of(99)), "200"),
-        Entry::new("one header more", with(of(100)), "431").closes(),
-        Entry::new("a thousand headers", with(of(1_000)), "431").closes(),
+        Entry::new("one header more", with(of(100)), TOO_LARGE).closes(),
+        Entry::new("a thousand headers", with(of(1_000)), TOO_LARGE).closes(),
         Entry::new("a long value", with(format!("x: {}", "y".repeat(15 << 10))), "200"),
-        Entry::new("a longer value", with(format!("x: {}", "y".repeat(17 << 10))), "431").closes(),
+        Entry::new("a longer value", with(format!("x: {}", "y".repeat(17 << 10))), TOO_LARGE)
+            .closes(),
         Entry::new("a long name", with(format!("{}: y", "x".repeat(15 << 10))), "200"),
-        Entry::new("a longer name", with(format!("{}: y", "x".repeat(17 << 10))), "431").closes(),
-        Entry::new("a value without end", with(format!("x: {}", "y".repeat(200 << 10))), "431")
+        Entry::new("a longer name", with(format!("{}: y", "x".repeat(17 << 10))), TOO_LARGE)
+            .closes(),
+        Entry::new("a value without end", with(format!("x: {}", "y".repeat(200 << 10))), TOO_LARGE)
             .closes(),
         Entry::new(
             "a long target",
             get(&format!("/{}", "x".repeat(15 << 10))),
             "404 route_not_found",
         ),
-        Entry::new("a longer target", get(&format!("/{}", "x".repeat(17 << 10))), "431").closes(),
-        Entry::new("a target without end", get(&format!("/{}", "x".repeat(200 << 10))), "431")
+        Entry::new("a longer target", get(&format!("/{}", "x".repeat(17 << 10))), TOO_LARGE)
             .closes(),
-        Entry::new("a longer method", line(&format!("{} / HTTP/1.1", "M".repeat(17 << 10))), "431")
+        Entry::new("a target without end", get(&format!("/{}", "x".repeat(200 << 10))), TOO_LARGE)
             .closes(),
+        Entry::new(
+            "a longer method",
+            line(&format!("{} / HTTP/1.1", "M".repeat(17 << 10))),
+            TOO_LARGE,
+        )
+        .closes(),
     ]
 }
 
@@ -383,8 +390,8 @@ pub(super) fn hosts() -> Vec<Entry> {
         Entry::new("no host in HTTP/1.0", old, missing).closes(),
         Entry::new("two hosts", of("host: localhost\r\nHost: localhost\r\n"), missing),
         Entry::new("two hosts, one bad", of("host: localhost\r\nhost: evil.example\r\n"), missing),
-        Entry::new("host with a space", of("host : localhost\r\n"), "400").closes(),
-        Entry::new("host folded", of("host:\r\n localhost\r\n"), "400").closes(),
+        Entry::new("host with a space", of("host : localhost\r\n"), UNREADABLE).closes(),
+        Entry::new("host folded", of("host:\r\n localhost\r\n"), UNREADABLE).closes(),
         Entry::new("another origin", of("host: localhost\r\norigin: null\r\n"), "200"),
     ]);
     entries
