@@ -135,16 +135,6 @@ impl Client {
         Ok(self)
     }
 
-    /// Whether what it sends leaves this machine without being encrypted.
-    pub fn is_in_the_clear(&self) -> bool {
-        is_in_the_clear(&self.server)
-    }
-
-    /// Where it sends to, without user and password.
-    pub fn server(&self) -> String {
-        error::shown(&self.server)
-    }
-
     /// Creates a job: once this returns, it is on disk. With a `unique_key` that is held until the job
     /// is gone, the request is repeated if its answer does not come.
     ///

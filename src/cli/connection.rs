@@ -30,11 +30,6 @@ pub struct Connection {
     #[arg(long, env = "TALLYD_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// Send the token also to a server on another machine that is spoken to without TLS: for a way
-    /// that is safe by itself
-    #[arg(long, env = "TALLYD_PLAIN_TOKEN")]
-    plain_token: bool,
-
     /// Trust a server under https only if one of the authorities in this file knows it; without it,
     /// those of the system
     #[arg(long, env = "TALLYD_CA_FILE", value_name = "FILE")]
@@ -43,16 +38,6 @@ pub struct Connection {
     /// Show the certificate in this file, which holds its key too, to a server that asks for one
     #[arg(long, env = "TALLYD_CLIENT_CERT_FILE", value_name = "FILE")]
     client_cert_file: Option<PathBuf>,
-}
-
-/// A token that everybody on the way could read.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the token would go to {server} unencrypted; give its URL with https://, or --plain-token if the \
-     way there is safe by itself"
-)]
-struct PlainToken {
-    server: String,
 }
 
 /// Why there is nothing where something was named.
@@ -81,9 +66,6 @@ impl Connection {
         let (authorities, identity) = (authorities.as_deref(), identity.as_deref());
         let mut client = Client::trusting(&self.server, Trust { authorities, identity })?;
         if let Some(token) = self.token()? {
-            if client.is_in_the_clear() && !self.plain_token {
-                return Err(Failure::Usage(PlainToken { server: client.server() }.into()));
-            }
             client = client.with_token(&token)?;
         }
         let runtime = Builder::new_current_thread().enable_all().build();

@@ -95,26 +95,6 @@ async fn the_command_line_takes_a_token_from_a_file_or_a_variable_and_says_when_
     assert!(!daemon.log().contains(&token), "{}", daemon.log());
 }
 
-/// Whoever is on the way could read it, and use it.
-#[tokio::test]
-async fn the_command_line_sends_no_token_in_the_clear_to_another_machine_unless_told_to() {
-    let (token, block) = new(&["app"]);
-    let daemon = daemon(&[&block]);
-    // To the kernel this is the machine itself, and to others any address.
-    let server = daemon.url("").replace("127.0.0.1", "0.0.0.0");
-    let (words, variables) = (["--server", &*server], [("TALLYD_TOKEN", &*token)]);
-    let refused = create(&daemon, &words, &variables);
-    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
-    let told = "the token would go to http://0.0.0.0";
-    assert!(
-        said(&refused).contains(told) && !said(&refused).contains(&token),
-        "{}",
-        said(&refused)
-    );
-    let sent = create(&daemon, &[&words[..], &["--plain-token"]].concat(), &variables);
-    assert!(sent.status.success(), "{}", said(&sent));
-}
-
 #[test]
 fn a_block_can_be_put_into_a_file_and_the_token_alone_is_printed() {
     let directory = tempfile::tempdir().expect("a temporary directory");
