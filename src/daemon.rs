@@ -154,6 +154,7 @@ impl Daemon {
         let sweeper = Sweeper::new(store.clone(), metrics.clone(), clock.clone());
         let sweeper = tokio::spawn(sweeper.run(signals.sweeping.clone()));
         let api = Api::new(store.clone(), metrics.clone(), config.clone(), claiming.clone(), clock);
+        let api = api.map_err(|source| DaemonError::Start { doing: "start a thread", source })?;
         let (servers, scraped) = (TaskTracker::new(), TaskTracker::new());
         let (deaf, serving, scraping) = (&signals.deaf, &signals.serving, &signals.scraping);
         servers.spawn(serve(api.clone(), main, Routes::of_main(&config), serving, deaf));

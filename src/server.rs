@@ -35,6 +35,7 @@ pub mod receiver;
 mod room;
 mod routes;
 mod scrapes;
+mod scribe;
 mod stats;
 mod storeless;
 mod tls;
@@ -46,6 +47,7 @@ pub use auth::Guard;
 pub use connections::{LINGER, MAX_CONNECTIONS};
 
 use std::future::Future;
+use std::io;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
@@ -86,15 +88,19 @@ type Shared = Arc<Api>;
 impl Api {
     /// What the handlers need. Once `draining` is cancelled nothing is leased any more and
     /// `/-/ready` answers 503; everything else goes on.
+    ///
+    /// # Errors
+    ///
+    /// There cannot be one more thread.
     pub fn new(
         store: Store,
         metrics: Arc<Metrics>,
         config: Arc<Config>,
         draining: CancellationToken,
         clock: Clock,
-    ) -> Arc<Self> {
+    ) -> io::Result<Arc<Self>> {
         let guard = Arc::new(Guard::new(&config, clock, &routes::table()));
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             store,
             metrics,
             config,
@@ -103,9 +109,9 @@ impl Api {
             write_places: Arc::new(Semaphore::new(MAX_WRITES)),
             rooms: Rooms::new(),
             answers: Rooms::new(),
-            scrapes: Scrapes::new(),
+            scrapes: Scrapes::new()?,
             guard,
-        })
+        }))
     }
 
     /// Who may call, and what for.

@@ -42,6 +42,7 @@ impl Fixture {
         let draining = CancellationToken::new();
         let store = store.expect("a new store opens");
         let api = Api::new(store, metrics, config, draining.clone(), clock);
+        let api = api.expect("there can be one more thread");
         Self { api, draining, _directory: directory }
     }
 

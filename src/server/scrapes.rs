@@ -2,7 +2,7 @@
 //!
 //! No scrape gets a cut from before it came: whoever was told of a job finds it counted.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -10,12 +10,12 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::sync::{Mutex, OnceCell};
-use tokio::task::{JoinError, spawn_blocking};
 
 use super::accept::Wanted;
 use super::deadline::Haste;
 use super::error::{ApiError, Code};
 use super::places::{PATIENCE, Place, Places};
+use super::scribe::Scribe;
 use crate::metrics::{Format, Metric, Metrics, Snapshot};
 
 /// The most of each sort at once: each holds what it was answered until that is sent.
@@ -35,6 +35,7 @@ pub(super) struct Scrapes {
     places: [Arc<Places>; 2],
     arrived: AtomicU64,
     last: Mutex<Last>,
+    scribe: Scribe,
 }
 
 /// A cut, as long as anybody holds it.
@@ -48,17 +49,20 @@ struct Last {
 /// What one cut says, in the forms that were asked for.
 pub(super) struct Cut {
     pub(super) snapshot: Snapshot,
+    scribe: Scribe,
     plain: [OnceCell<Bytes>; 2],
     gzip: [OnceCell<Bytes>; 2],
 }
 
 impl Scrapes {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
+    /// Nobody scrapes yet. Fails if there cannot be one more thread.
+    pub(super) fn new() -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
             places: [Places::new(MAX_SCRAPES), Places::new(MAX_SCRAPES)],
             arrived: AtomicU64::new(0),
             last: Mutex::default(),
-        })
+            scribe: Scribe::start()?,
+        }))
     }
 
     /// What `write` makes of a cut, and the place to keep until it is sent, which is waited for. It goes
@@ -88,7 +92,7 @@ impl Scrapes {
             let cut = scrapes.cut(&metrics).await?;
             Ok((write(cut).await?, place))
         };
-        let done: Result<_, ApiError> = tokio::spawn(work).await.map_err(broken)?;
+        let done: Result<_, ApiError> = tokio::spawn(work).await.map_err(|_| broken())?;
         let (text, mut place) = done?;
         haste.into_iter().for_each(|haste| place.lend(haste.clone()));
         Ok((text, place))
@@ -103,8 +107,10 @@ impl Scrapes {
         }
         let arrived = self.arrived.load(Ordering::SeqCst);
         let metrics = metrics.clone();
-        let snapshot = beside_requests(move || metrics.snapshot()).await?;
-        let cut = Arc::new(Cut { snapshot, plain: Default::default(), gzip: Default::default() });
+        let snapshot = self.scribe.write(move || metrics.snapshot()).await.ok_or_else(broken)?;
+        let scribe = self.scribe.clone();
+        let (plain, gzip) = Default::default();
+        let cut = Arc::new(Cut { snapshot, scribe, plain, gzip });
         *last = Last { cut: Arc::downgrade(&cut), arrived };
         Ok(cut)
     }
@@ -119,12 +125,7 @@ impl Cut {
         if !wanted.gzip {
             return Ok(plain.clone());
         }
-        let compress = || {
-            beside_requests({
-                let plain = plain.clone();
-                move || compressed(&plain)
-            })
-        };
+        let compress = || self.compress(plain.clone());
         Ok(self.gzip[form].get_or_try_init(compress).await?.clone())
     }
 
@@ -136,7 +137,7 @@ impl Cut {
     ) -> Result<Bytes, ApiError> {
         let is_wanted = move |metric: &Metric| names.iter().any(|name| metric.is_called(name));
         let plain = self.write(wanted.format, is_wanted).await?;
-        if wanted.gzip { beside_requests(move || compressed(&plain)).await } else { Ok(plain) }
+        if wanted.gzip { self.compress(plain).await } else { Ok(plain) }
     }
 
     async fn write(
@@ -144,20 +145,25 @@ impl Cut {
         format: Format,
         is_wanted: impl Fn(&Metric) -> bool + Send + 'static,
     ) -> Result<Bytes, ApiError> {
+        self.beside_requests(move |cut| cut.snapshot.encode(format, is_wanted).into()).await
+    }
+
+    async fn compress(self: &Arc<Self>, plain: Bytes) -> Result<Bytes, ApiError> {
+        self.beside_requests(move |_| compressed(&plain)).await
+    }
+
+    /// Does what may take milliseconds where no request waits for it.
+    pub(super) async fn beside_requests<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let cut = self.clone();
-        beside_requests(move || cut.snapshot.encode(format, is_wanted).into()).await
+        self.scribe.write(move || work(&cut)).await.ok_or_else(broken)
     }
 }
 
-/// Does what may take milliseconds where no request waits for it.
-pub(super) async fn beside_requests<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    spawn_blocking(work).await.map_err(broken)
-}
-
 /// A panic, which is logged where it happened.
-fn broken(_: JoinError) -> ApiError {
+fn broken() -> ApiError {
     ApiError::new(Code::InternalError, "the counts could not be written; see the log")
 }
 
@@ -175,6 +181,10 @@ mod tests {
     use tokio::sync::oneshot;
     use tokio::task::{JoinSet, yield_now};
 
+    fn scrapes() -> Arc<Scrapes> {
+        Scrapes::new().expect("there can be one more thread")
+    }
+
     fn metrics() -> Arc<Metrics> {
         Arc::new(Metrics::new(Arc::new(Config::default())))
     }
@@ -182,7 +192,7 @@ mod tests {
     /// A cut is the same for all who came before it was taken, and for nobody else.
     #[tokio::test]
     async fn scrapes_share_a_cut_but_never_one_from_before_they_came() {
-        let (scrapes, metrics) = (Scrapes::new(), metrics());
+        let (scrapes, metrics) = (scrapes(), metrics());
         let busy = scrapes.last.lock().await;
         let mut waiting = JoinSet::new();
         for _ in 0..MAX_SCRAPES {
@@ -205,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_is_written_once_in_each_form() {
-        let cut = Scrapes::new().cut(&metrics()).await.expect("nothing panics");
+        let cut = scrapes().cut(&metrics()).await.expect("nothing panics");
         let mut written = Vec::new();
         for format in [Format::Text, Format::OpenMetrics] {
             for gzip in [false, true] {
@@ -223,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_scraper_that_hangs_up_keeps_its_place_while_its_work_goes_on() {
-        let (scrapes, metrics) = (Scrapes::new(), metrics());
+        let (scrapes, metrics) = (scrapes(), metrics());
         let (finish, finished) = oneshot::channel::<()>();
         let work = async move |_| {
             finished.await.expect("it is finished");
@@ -248,8 +258,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_fails_its_scrape_only() {
-        let (scrapes, metrics) = (Scrapes::new(), metrics());
-        let write = async |_| beside_requests(|| panic!("an encoder that is wrong")).await;
+        let (scrapes, metrics) = (scrapes(), metrics());
+        let write =
+            async |cut: Arc<Cut>| cut.beside_requests(|_| panic!("an encoder that is wrong")).await;
         let failed = scrapes.answer(Reader::Prometheus, None, &metrics, write).await;
         let error = failed.map(drop).expect_err("it panicked");
         assert_eq!(error.code, Code::InternalError);

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::deadline::Haste;
 use super::error::ApiError;
 use super::held::Held;
-use super::scrapes::{Cut, Reader, beside_requests};
+use super::scrapes::{Cut, Reader};
 use super::{Shared, json};
 use crate::job::AttemptResult;
 use crate::metrics::{QueueCut, Snapshot};
@@ -155,7 +155,7 @@ pub(super) async fn show(
 ) -> Result<Response, ApiError> {
     haste.iter().for_each(|haste| haste.make());
     let write = async |cut: Arc<Cut>| {
-        beside_requests(move || json::text(&StatsView::new(&cut.snapshot)).into()).await
+        cut.beside_requests(|cut| json::text(&StatsView::new(&cut.snapshot)).into()).await
     };
     let haste = haste.as_deref();
     let (text, place) = api.scrapes.answer(Reader::Stats, haste, &api.metrics, write).await?;

@@ -163,14 +163,6 @@ async fn a_body_that_says_it_is_huge_is_refused_unread() {
     assert!(answer.contains(r#""code":"job_too_large""#), "{answer}");
 }
 
-/// The most memory that the daemon ever held, in bytes.
-fn most_memory(daemon: &Daemon) -> usize {
-    let path = format!("/proc/{}/status", daemon.pid().as_raw_nonzero());
-    let text = std::fs::read_to_string(path).expect("it runs");
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("it held some");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
-}
-
 /// Whoever sends all before reading anything would see a reset connection if it was not read.
 #[tokio::test]
 async fn who_is_refused_at_once_learns_why_also_behind_the_largest_body() {
@@ -180,7 +172,7 @@ async fn who_is_refused_at_once_learns_why_also_behind_the_largest_body() {
     let body = " ".repeat(16 << 20);
     let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let behind = "GET /-/healthy HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    let most_before = most_memory(&daemon);
+    let most_before = daemon.peak_kib();
     for (line, token, headers, told) in [
         ("POST /v1/jobs/batch", &wrong, "", (401, "unauthorized")),
         ("POST /v1/jobs/batch", &token, "", (403, "forbidden")),
@@ -202,8 +194,8 @@ async fn who_is_refused_at_once_learns_why_also_behind_the_largest_body() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {} ", told.0)), "{line}: {answer}");
         assert!(answer.contains("connection: close\r\n"), "{answer}");
     }
-    let more = most_memory(&daemon) - most_before;
-    assert!(more < body.len(), "{more} bytes more than before");
+    let more = daemon.peak_kib() - most_before;
+    assert!(more < (body.len() >> 10) as u64, "{more} KiB more than before");
 }
 
 #[tokio::test]

@@ -113,6 +113,23 @@ impl Daemon {
         std::fs::metadata(self.path("tallyd.db-wal")).map_or(0, |log| log.len())
     }
 
+    /// What the process holds in memory.
+    pub fn resident_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// The most that it ever held.
+    pub fn peak_kib(&self) -> u64 {
+        self.memory_kib("VmHWM:")
+    }
+
+    fn memory_kib(&self, which: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
+        let text = std::fs::read_to_string(path).expect("it runs");
+        let line = text.lines().find_map(|line| line.strip_prefix(which)).expect("it holds some");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// The command line that serves the directory.
     pub fn command(&self) -> Command {
         let mut words: Vec<_> = self.wrapper.clone();

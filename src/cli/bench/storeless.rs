@@ -49,7 +49,7 @@ impl Storeless {
         let listener = TcpListener::bind(self.listen).await?;
         let address = listener.local_addr()?;
         let api =
-            Api::new(store.clone(), metrics, config, CancellationToken::new(), Clock::system());
+            Api::new(store.clone(), metrics, config, CancellationToken::new(), Clock::system())?;
         let served = tokio::spawn(server::serve_storeless(api, listener, stop));
         info!(event = "listening", %address, "storing nothing");
         served.await?;

@@ -10,18 +10,14 @@ use super::storm::{Target, Told, storm};
 use crate::fixture::{Daemon, PATIENCE, Scrape, scaled};
 use crate::tokens;
 
-/// How many each of the two daemons gets before its memory is looked at, then, and with some that read
-/// the counts among them in the end.
+/// How many each of the two daemons gets before its memory is looked at, and then.
 const WARM_UP: u32 = 10_000;
-const REQUESTS: u32 = 70_000;
-const WITH_COUNTS: u32 = 20_000;
+const REQUESTS: u32 = 90_000;
 
-/// How much memory may have grown since the warm-up, in KiB.
+/// By how much the most memory that it ever held may exceed what it held after the warm-up, in KiB. That
+/// was 0 to 7 MiB, and 41 after 30,000 requests when any thread wrote expositions. A loss of 200 bytes
+/// in each request is found at once, one of 100 with `TALLYD_TEST_SCALE=3`: half of them reach no handler.
 const MOST_GROWTH_KIB: u64 = 16 << 10;
-
-/// The same once the counts were read, again and again over all connections. Of 100,000 such requests
-/// memory went up by 25 to 45 MiB and down again in part; why it does is not known yet.
-const MOST_WITH_COUNTS_KIB: u64 = 128 << 10;
 
 /// The most jobs that one of those requests could create.
 const MOST_JOBS: u64 = 8;
@@ -59,23 +55,17 @@ fn seed() -> u64 {
 async fn mutated(daemon: &mut Daemon, token: Option<&str>) {
     let header = token.map_or(String::new(), |token| format!("authorization: Bearer {token}\r\n"));
     let address = daemon.url("").trim_start_matches("http://").parse().expect("an address");
-    let all = bases(&header);
-    let others = all.iter().filter(|bytes| !reads_counts(bytes)).cloned().collect();
-    let mut target = Target { address, bases: others, token: token.map(Arc::from) };
+    let target = Target { address, bases: bases(&header), token: token.map(Arc::from) };
     let seed = seed();
     let mut told = storm(&target, scaled(WARM_UP), seed).await;
-    let warm_kib = resident_kib(daemon);
+    let warm_kib = daemon.resident_kib();
     told.add(storm(&target, scaled(REQUESTS), seed.wrapping_add(1)).await);
-    let grown_kib = resident_kib(daemon).saturating_sub(warm_kib);
-    target.bases = all;
-    told.add(storm(&target, scaled(WITH_COUNTS), seed.wrapping_add(2)).await);
-    let with_counts_kib = resident_kib(daemon).saturating_sub(warm_kib);
-    eprintln!("{told:?}\n{warm_kib} KiB, {grown_kib} more, {with_counts_kib} more with counts");
+    let grown_kib = daemon.peak_kib().saturating_sub(warm_kib);
+    eprintln!("{told:?}\n{warm_kib} KiB, {grown_kib} more");
     assert!(told.complaints.is_empty(), "{}", told.complaints.join("\n"));
-    assert!(told.requests >= u64::from(scaled(WARM_UP) + scaled(REQUESTS) + scaled(WITH_COUNTS)));
+    assert!(told.requests >= u64::from(scaled(WARM_UP) + scaled(REQUESTS)));
     look_at(daemon, token, &told).await;
     assert!(grown_kib <= MOST_GROWTH_KIB, "{grown_kib} KiB more than {warm_kib}");
-    assert!(with_counts_kib <= MOST_WITH_COUNTS_KIB, "{with_counts_kib} KiB more than {warm_kib}");
     assert!(!daemon.log().contains("panic"), "something panicked");
 }
 
@@ -103,14 +93,6 @@ async fn look_at(daemon: &Daemon, token: Option<&str>, told: &Told) {
     assert!(may_be.contains(&created), "{created} jobs were created, not {may_be:?}");
 }
 
-/// What the process holds in memory.
-fn resident_kib(daemon: &Daemon) -> u64 {
-    let path = format!("/proc/{}/status", daemon.pid().as_raw_nonzero());
-    let text = std::fs::read_to_string(path).expect("it runs");
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it holds some");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 /// Good requests, thirty times as often as the short ones of the corpus, with this header; but no
 /// HEAD, since nothing tells how long the answer to one is, and nothing of HTTP/2, which gets none.
 fn bases(header: &str) -> Arc<[Vec<u8>]> {
@@ -119,11 +101,6 @@ fn bases(header: &str) -> Arc<[Vec<u8>]> {
     bases.extend(corpus.filter(|bytes| (1..2_000).contains(&bytes.len())));
     bases.retain(|bytes| !bytes.starts_with(b"HEAD") && !bytes.starts_with(b"PRI "));
     bases.into_iter().map(|bytes| with_header(bytes, header)).collect()
-}
-
-fn reads_counts(bytes: &[u8]) -> bool {
-    let has = |path: &[u8]| bytes.windows(path.len()).any(|window| window == path);
-    has(b"/metrics") || has(b"/v1/stats")
 }
 
 /// The same request with a header before its host.

@@ -78,9 +78,7 @@ async fn create(daemon: &Daemon, jobs: std::ops::Range<u32>) -> u64 {
     let body: String = jobs.map(line).collect();
     let answer = call(daemon, "POST", "/v1/jobs/batch", &[("content-type", NDJSON)], body).await;
     assert_eq!(answer.status, 201, "{}", answer.text);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it runs");
-    rss.trim_end_matches("kB").trim().parse().expect("a number")
+    daemon.resident_kib()
 }
 
 /// Sends all names, and now and then a queue too many; answers with by how many kB the memory grew

@@ -220,6 +220,7 @@ async fn a_failed_store_is_neither_healthy_nor_ready() {
     let api = Api::new(store, metrics, config, stop.clone(), bed.clock.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
+    let api = api.expect("there can be one more thread");
     let serving = tokio::spawn(server::serve(api, listener, Routes::Whole, stop.clone()));
     let probe = async |path: &str| {
         let answer = crate::fixture::client()
