@@ -135,6 +135,11 @@ impl Client {
         Ok(self)
     }
 
+    /// Where it sends to, without user and password.
+    pub fn server(&self) -> String {
+        error::shown(&self.server)
+    }
+
     /// Creates a job: once this returns, it is on disk. With a `unique_key` that is held until the job
     /// is gone, the request is repeated if its answer does not come.
     ///
