@@ -1,6 +1,7 @@
 //! A disk that fails, is full, or is held by somebody else: what still works, and what is refused.
 
 mod acknowledged;
+mod backed_up;
 mod copied;
 mod covered;
 mod full_disk;
