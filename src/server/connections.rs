@@ -200,10 +200,14 @@ async fn opened(
     let current = web.look().await;
     let over = current.replaced.clone();
     let Some(config) = current.web.tls.clone() else { return Some((Either::Left(stream), over)) };
-    let accepted = tls::accept(stream, config, metrics).await;
-    let mut stream = accepted.map_err(|error| web.handshake_failed(&error)).ok()?;
-    let first = async { stream.fill_buf().await.is_ok() };
-    comes_in_time(first, stop).await.then_some((Either::Right(stream), over))
+    let begun = async {
+        let accepted = tls::accept(stream, config, metrics).await;
+        let mut stream = accepted.map_err(|error| web.handshake_failed(&error)).ok()?;
+        let first = async { stream.fill_buf().await.is_ok() };
+        comes_in_time(first, stop).await.then_some(stream)
+    };
+    let begun = over.run_until_cancelled(begun).await??;
+    Some((Either::Right(begun), over))
 }
 
 /// Resolves when one of them is cancelled.

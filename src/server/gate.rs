@@ -41,11 +41,11 @@ pub(super) async fn pass(State(api): State<Shared>, mut request: Request, next: 
 
     let needs = api.guard.needs(route, request.method());
     // A connection that is kept for long must not keep anybody in who may come in no more.
-    let current = match api.guard.web() {
-        Some(live) => Some(live.look().await),
-        None => None,
-    };
     let is_probe = HEALTH.contains(&route);
+    let current = match api.guard.web() {
+        Some(live) if !is_probe => Some(live.look().await),
+        live => live.map(|live| live.current()),
+    };
     let allowed = if is_probe || current.as_ref().is_none_or(|current| current.takes_request()) {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
         check_caller(&api, needs, request.headers(), request.uri(), peer).await

@@ -1,5 +1,6 @@
 //! Requests that hyper cannot read, and refuses by itself: with a code, and not a word. What it says is
-//! held back here, and its caller is told why instead, as everybody is who is refused.
+//! held back here, and its caller is told why instead, as everybody is who is refused. Who begins to
+//! speak HTTP/2, or does not end a head in time, is told nothing: hyper just closes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -26,7 +26,7 @@ const TOLD_PER_SECOND: f64 = 1.0;
 /// What is in effect, and when it was last looked whether something else should be.
 pub(super) struct LiveWeb {
     current: RwLock<Arc<Current>>,
-    looking: Mutex<Looking>,
+    looking: Arc<Mutex<Looking>>,
     told: Bucket,
 }
 
@@ -77,8 +77,11 @@ impl Current {
 impl LiveWeb {
     pub(super) fn new(web: Arc<Web>) -> Self {
         let looking = Looking { at: Instant::now(), sources: None };
-        let (current, looking) = (Arc::new(Current::new(web)), Mutex::new(looking));
-        Self { current: RwLock::new(current), looking, told: Bucket::new(TOLD, TOLD_PER_SECOND) }
+        Self {
+            current: RwLock::new(Arc::new(Current::new(web))),
+            looking: Arc::new(Mutex::new(looking)),
+            told: Bucket::new(TOLD, TOLD_PER_SECOND),
+        }
     }
 
     /// Tells of a handshake that failed, unless it has just told of many: anybody can make them fail.
@@ -95,17 +98,20 @@ impl LiveWeb {
 
     /// What is in effect, once the files are read again if one of them has changed and they were not
     /// just looked at. What is wrong then is logged once, and what was in effect stays so.
-    pub(super) async fn look(&self) -> Arc<Current> {
-        self.read_again().await;
+    pub(super) async fn look(self: &Arc<Self>) -> Arc<Current> {
+        // Whoever comes while another looks need not wait for a disk.
+        if let Ok(looking) = self.looking.clone().try_lock_owned()
+            && (looking.sources.is_none() || looking.at.elapsed() >= LOOK)
+        {
+            let live = self.clone();
+            // To its end, also if the caller hangs up, and nobody waits for long.
+            let looked = tokio::spawn(async move { live.read_again(looking).await });
+            drop(timeout(LOOK, looked).await);
+        }
         self.current()
     }
 
-    async fn read_again(&self) {
-        // Whoever comes while another looks need not wait for a disk.
-        let Ok(mut looking) = self.looking.try_lock() else { return };
-        if looking.sources.is_some() && looking.at.elapsed() < LOOK {
-            return;
-        }
+    async fn read_again(&self, mut looking: OwnedMutexGuard<Looking>) {
         looking.at = Instant::now();
         let (last, web) = (looking.sources.take(), self.current().web.clone());
         let looked = spawn_blocking(move || {

@@ -242,7 +242,7 @@ async fn the_start_warns_of_too_few_open_files_for_the_connections_of_both_liste
         [("", 12_000, None), ("", 11_999, Some(12_000)), (metrics, 12_000, Some(22_000))]
     {
         let mut daemon = Daemon::prepare(config);
-        daemon.wrap(&["prlimit", &format!("--nofile={allowed}:{allowed}"), "--"]);
+        daemon.wrap(&["prlimit", &format!("--nofile=1024:{allowed}"), "--"]);
         daemon.restart();
         let log = daemon.log();
         let told = log.lines().find(|line| line.contains("few_open_files"));

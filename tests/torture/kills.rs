@@ -143,7 +143,12 @@ impl Victim {
         let mut kills = 0;
         for number in &numbers {
             let place = Place { calls, file, number: Some(*number) };
-            kills += u32::from(self.take(step, &place).await);
+            for _ in 0..step.tries() {
+                if self.take(step, &place).await {
+                    kills += 1;
+                    break;
+                }
+            }
         }
         eprintln!("{step:?}: {kills} kills at {calls} of {file}, of {most}: {numbers:?}");
         // What a step does is not the same each time: the last of its calls may not come.

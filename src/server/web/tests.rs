@@ -40,7 +40,7 @@ fn burst(live: &LiveWeb) -> u32 {
 async fn what_a_hangup_read_too_early_does_not_stay_in_effect() {
     let file = File::new();
     let early = file.read();
-    let live = LiveWeb::new(early.clone());
+    let live = Arc::new(LiveWeb::new(early.clone()));
     file.put(22);
     live.look().await;
     assert_eq!(burst(&live), 22);
@@ -54,7 +54,7 @@ async fn what_a_hangup_read_too_early_does_not_stay_in_effect() {
 #[tokio::test(start_paused = true)]
 async fn a_hangup_waits_for_who_looks_already() {
     let file = File::new();
-    let live = LiveWeb::new(file.read());
+    let live = Arc::new(LiveWeb::new(file.read()));
     file.put(22);
     let looking = live.looking.lock().await;
     assert!(timeout(LOOK, live.replace(file.read())).await.is_err(), "it overtakes the look");

@@ -165,7 +165,7 @@ impl Engine {
         let left = Duration::from_millis((lease_tick.0 - tick.0).max(0).unsigned_abs());
         let expires_at: Timestamp = self.clock.now().after(left);
         self.state.note_due(expires_at);
-        if self.refuses_claims() && core.lease_ms == Some(millis(duration)) {
+        if self.refuses_claims() && core.lease_ms >= Some(millis(duration)) {
             self.unwritten.note(core, lease_tick);
             return Ok(true);
         }

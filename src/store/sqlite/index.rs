@@ -6,11 +6,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use super::disk::beside;
+use super::open::BUSY;
 
 /// Where it says how many frames of the log are in the store's file as well: 4 bytes.
 const COPIED: u64 = 96;
@@ -19,10 +22,14 @@ const COPIED: u64 = 96;
 const FIRST_LOCK: i64 = 120;
 const LOCKS: i64 = 2;
 
+/// When to try them again.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// Has the log copied from its beginning again. If nobody else has the store open SQLite does so anyway,
 /// for it makes the index anew. Otherwise what the index calls copied may not be on disk: if the last
 /// process has ended since it could not sync the store's file, the system does not write those pages a
-/// second time by itself.
+/// second time by itself. A program that reads from the file alone, since all was copied when it came,
+/// keeps the log from beginning anew after this, until its transaction ends.
 ///
 /// This process must have no connection to the store yet: SQLite's locks end with any descriptor of the
 /// file on which they are.
@@ -52,10 +59,16 @@ fn lock(index: &File) -> io::Result<()> {
         l_len: LOCKS,
         l_pid: 0,
     };
-    match fcntl(index, FcntlArg::F_SETLK(&lock)) {
-        Err(Errno::EAGAIN | Errno::EACCES) => {
-            Err(io::Error::other("another program writes to the store or copies its log"))
+    let since = Instant::now();
+    loop {
+        match fcntl(index, FcntlArg::F_SETLK(&lock)) {
+            Err(Errno::EAGAIN | Errno::EACCES) if since.elapsed() < BUSY => thread::sleep(AGAIN),
+            Err(Errno::EAGAIN | Errno::EACCES) => {
+                return Err(io::Error::other(
+                    "another program writes to the store or copies its log",
+                ));
+            }
+            taken => return Ok(taken.map(drop)?),
         }
-        taken => Ok(taken.map(drop)?),
     }
 }

@@ -2,12 +2,16 @@
 //! make it longer for as long as anything runs.
 //!
 //! Nothing is lost by that. The next start gives each lease its full duration again, however much of it
-//! is left in the file; so only renewals that last as long as the one before stay unwritten.
+//! is left in the file; so only renewals that last no longer than the one before stay unwritten.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::rows::Core;
 use crate::clock::Tick;
+
+/// Within this time a sweep gets to each lease that is over, and is told of its last renewal.
+const SEEN: Duration = Duration::from_secs(60);
 
 /// Until when leases last, by the keys of their jobs. No attempt begins meanwhile, so there are no more
 /// of them than attempts were running.
@@ -36,16 +40,14 @@ impl Unwritten {
         (renewal.written == written(core)).then_some(renewal.until)
     }
 
-    /// Forgets what is over by now.
+    /// Forgets what has been over for so long that every sweep has seen it.
     pub(super) fn forget_ended(&mut self, now: Tick) {
-        self.0.retain(|_, renewal| renewal.until > now);
+        self.0.retain(|_, renewal| renewal.until.after(SEEN) > now);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::tests::Traced;
     use super::*;
     use crate::job::Outcome;
@@ -69,9 +71,9 @@ mod tests {
         traced.claim(false);
         assert_eq!(unwritten.until(&core(&traced)), None, "another has the job");
         unwritten.note(&core(&traced), until);
-        unwritten.forget_ended(Tick(until.0 - 1));
+        unwritten.forget_ended(Tick(until.after(SEEN).0 - 1));
         assert_eq!(unwritten.until(&core(&traced)), Some(until));
-        unwritten.forget_ended(until);
+        unwritten.forget_ended(until.after(SEEN));
         assert_eq!(unwritten.until(&core(&traced)), None, "it is over");
     }
 }

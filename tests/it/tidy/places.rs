@@ -43,6 +43,10 @@ const SLEEPING_FILES: &[(&str, &str)] = &[
         "src/server/connections.rs",
         "a pause when descriptors have run out: nothing says when one is free",
     ),
+    (
+        "src/store/sqlite/index.rs",
+        "a pause before a lock of another program is tried again: nothing says when it is free",
+    ),
     ("src/server/deadline.rs", "time limits of connections"),
     ("src/server/places.rs", "how long an answer may be taken while others wait for theirs"),
     ("src/store/sqlite/backup.rs", "pauses of a copy, which leave the disk to commits"),

@@ -27,7 +27,7 @@ const EACH: usize = 230;
 const HELLO: [u8; 9] = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc];
 
 /// A client that has this authority's word.
-fn connector(authority: &Authority) -> TlsConnector {
+pub fn connector(authority: &Authority) -> TlsConnector {
     let own = CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("it is PEM");
     let mut roots = RootCertStore::empty();
     roots.add(own).expect("it is an authority");

@@ -4,10 +4,14 @@ use std::fs;
 
 use reqwest::tls::TlsInfo;
 use rustix::process::Signal;
+use rustls::pki_types::ServerName;
 use serde_json::json;
-use tokio::time::{Instant, interval};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, interval, timeout};
 
+use super::crowd::connector;
 use super::{Authority, HASH, PASSWORD, SECTION, client, code, prepare, put, start};
+use crate::crowds::{READING, connect};
 use crate::fixture::{Daemon, PATIENCE};
 
 /// How often a wait looks again.
@@ -138,6 +142,26 @@ async fn a_kept_connection_of_an_authority_that_is_trusted_no_more_ends() {
     assert_eq!(code(&kept, &daemon, "/v1/queues").await, None);
     let next = client(&ours, Some(&new.issue(&["a.example"])));
     assert_eq!(code(&next, &daemon, "/v1/queues").await, Some(200));
+}
+
+/// Nor is anybody let in who has shaken hands before and asked nothing yet.
+#[tokio::test]
+async fn a_connection_that_asked_nothing_before_a_change_is_not_answered_after_it() {
+    let authority = Authority::new("tests");
+    let mut daemon = start("", SECTION, &authority);
+    let name = ServerName::try_from("localhost").expect("it is a name");
+    let shaken = connector(&authority).connect(name, connect(&daemon).await).await;
+    let mut silent = shaken.expect("hands are shaken");
+    let headers = "http_server_config: {headers: {X-Frame-Options: deny}}\n";
+    fs::write(daemon.path("web.yml"), format!("{SECTION}{headers}")).expect("it can be written");
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_log(|line| line["event"] == "web_config_reloaded");
+    // It may be closed already, in any way.
+    drop(silent.write_all(READING.as_bytes()).await);
+    drop(silent.flush().await);
+    let mut answer = Vec::new();
+    drop(timeout(PATIENCE, silent.read_to_end(&mut answer)).await.expect("it ends"));
+    assert_eq!(String::from_utf8_lossy(&answer), "");
 }
 
 /// Whoever could not connect without a certificate, or with just any, cannot after a reload either.

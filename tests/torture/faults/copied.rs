@@ -40,7 +40,16 @@ async fn what_was_copied_before_a_failed_sync_is_copied_again() {
     let (created, _) = create_until_error(client, daemon.url("/v1/jobs"), payload).await;
     assert_eq!(daemon.wait().code(), Some(1));
     let copied = written(&daemon);
+    daemon.wrap(&[]);
     assert!(copied.len() > 100, "{} pages were copied", copied.len());
+
+    idle.execute_batch("BEGIN IMMEDIATE").unwrap();
+    daemon.launch();
+    assert!(!daemon.serves(), "it must not touch what another program writes");
+    assert_eq!(daemon.wait().code(), Some(1));
+    let told = std::fs::read_to_string(daemon.path("tallyd.log")).expect("it told why");
+    assert!(told.contains("another program writes to the store"), "{told}");
+    idle.execute_batch("ROLLBACK").unwrap();
 
     trace(&mut daemon, &calls, &[], Some(STORE));
     daemon.restart();

@@ -120,6 +120,11 @@ impl Step {
         (self == Self::Rest).then_some(if calls == WRITES { pages } else { 1 })
     }
 
+    /// How often it is tried to be killed at one call.
+    pub fn tries(self) -> u32 {
+        if self == Self::Rest { 3 } else { 1 }
+    }
+
     /// Takes the step; it may be the last.
     pub async fn take(
         self,
