@@ -5,6 +5,7 @@ mod answers;
 mod steps;
 
 use std::collections::BTreeMap;
+use std::mem::replace;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
@@ -62,6 +63,9 @@ const KILLS: u32 = 6;
 /// From this scale on all are tried.
 const ALL_AT: u32 = 10;
 
+/// How many kills a store takes before it is judged: one may leave megabytes of jobs.
+const KILLS_OF_A_STORE: u32 = 100;
+
 /// Calls on one file, and which of them a thread does not survive; none only counts.
 struct Place {
     calls: &'static str,
@@ -97,18 +101,19 @@ struct Victim {
     daemon: Daemon,
     journal: Arc<Journal>,
     random: StdRng,
+    kills: u32,
 }
 
 impl Victim {
-    fn new() -> Self {
+    fn new(random: StdRng) -> Self {
         let daemon = Daemon::prepare(CONFIG);
         let journal = Arc::new(Journal::new(&daemon.path("clients.log")));
-        Self { daemon, journal, random: StdRng::seed_from_u64(seed()) }
+        Self { daemon, journal, random, kills: 0 }
     }
 
     /// Starts the daemon and has it take the step, in which it may be killed; whether it was.
     async fn take(&mut self, step: Step, place: &Place) -> bool {
-        let Self { daemon, journal, random } = self;
+        let Self { daemon, journal, random, .. } = self;
         restart_for(daemon, journal).await;
         let mut client = Client::new(journal, daemon, random.random());
         let ready = step.prepare(&mut client, daemon).await.expect("nobody kills it yet");
@@ -148,8 +153,13 @@ impl Victim {
             for _ in 0..step.tries() {
                 if self.take(step, &place).await {
                     kills += 1;
+                    self.kills += 1;
                     break;
                 }
+            }
+            if self.kills == KILLS_OF_A_STORE {
+                let next = Self::new(StdRng::from_rng(&mut self.random));
+                replace(self, next).judge().await;
             }
         }
         eprintln!("{step:?}: {kills} kills at {calls} of {file}, of {most}: {numbers:?}");
@@ -167,7 +177,7 @@ impl Victim {
 
 /// Kills at some or all of these calls in a step, and has the store judged.
 async fn check(step: Step, places: &[(&'static str, &'static str)]) {
-    let mut victim = Victim::new();
+    let mut victim = Victim::new(StdRng::seed_from_u64(seed()));
     for (calls, file) in places {
         victim.kill_at(step, calls, file).await;
     }
