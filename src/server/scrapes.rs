@@ -52,6 +52,7 @@ pub(super) struct Cut {
     scribe: Scribe,
     plain: [OnceCell<Bytes>; 2],
     gzip: [OnceCell<Bytes>; 2],
+    statistics: OnceCell<Bytes>,
 }
 
 impl Scrapes {
@@ -109,8 +110,8 @@ impl Scrapes {
         let metrics = metrics.clone();
         let snapshot = self.scribe.write(move || metrics.snapshot()).await.ok_or_else(broken)?;
         let scribe = self.scribe.clone();
-        let (plain, gzip) = Default::default();
-        let cut = Arc::new(Cut { snapshot, scribe, plain, gzip });
+        let (plain, gzip, statistics) = Default::default();
+        let cut = Arc::new(Cut { snapshot, scribe, plain, gzip, statistics });
         *last = Last { cut: Arc::downgrade(&cut), arrived };
         Ok(cut)
     }
@@ -127,6 +128,15 @@ impl Cut {
         }
         let compress = || self.compress(plain.clone());
         Ok(self.gzip[form].get_or_try_init(compress).await?.clone())
+    }
+
+    /// All of it as `write` has it, which is the same for all and asked of the first.
+    pub(super) async fn statistics(
+        self: &Arc<Self>,
+        write: impl FnOnce(&Snapshot) -> Bytes + Send + 'static,
+    ) -> Result<Bytes, ApiError> {
+        let write = || self.beside_requests(|cut| write(&cut.snapshot));
+        Ok(self.statistics.get_or_try_init(write).await?.clone())
     }
 
     /// Those families of it that are called so.
@@ -153,7 +163,7 @@ impl Cut {
     }
 
     /// Does what may take milliseconds where no request waits for it.
-    pub(super) async fn beside_requests<T: Send + 'static>(
+    async fn beside_requests<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
@@ -229,6 +239,9 @@ mod tests {
         written.sort();
         written.dedup();
         assert_eq!(written.len(), 4, "the forms differ");
+        let statistics = cut.statistics(|_| Bytes::from_static(b"{}")).await;
+        let again = cut.statistics(|_| panic!("they are written already")).await;
+        assert_eq!(statistics.expect("they are written"), again.expect("they are there"));
     }
 
     #[tokio::test]

@@ -155,7 +155,7 @@ pub(super) async fn show(
 ) -> Result<Response, ApiError> {
     haste.iter().for_each(|haste| haste.make());
     let write = async |cut: Arc<Cut>| {
-        cut.beside_requests(|cut| json::text(&StatsView::new(&cut.snapshot)).into()).await
+        cut.statistics(|snapshot| json::text(&StatsView::new(snapshot)).into()).await
     };
     let haste = haste.as_deref();
     let (text, place) = api.scrapes.answer(Reader::Stats, haste, &api.metrics, write).await?;

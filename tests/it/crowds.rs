@@ -174,19 +174,33 @@ async fn five_thousand_slow_clients_keep_nobody_from_health_and_metrics_and_are_
 }
 
 /// All have the beginning of their answers at once, and none has taken more: those who waited have
-/// the places of others, who are cut off.
-#[tokio::test]
-async fn scrapers_wait_for_a_place_and_get_that_of_one_who_reads_slowly() {
-    let daemon = with_many_series();
-    let mut readers = connections(&daemon, READING, READERS + WAITING).await;
+/// the places of others, who are cut off. Who reads the counts as `other` says finds places free.
+async fn wait_for_places(daemon: &Daemon, path: &str, other: &str) {
+    let reading = READING.replace("/metrics", path);
+    let mut readers = connections(daemon, &reading, READERS + WAITING).await;
     until_read(&mut readers).await;
-    let scrape = scraped(&daemon).await;
+    for path in [other, path] {
+        let answer = daemon.client.get(daemon.url(path)).timeout(PATIENCE).send().await;
+        assert_eq!(answer.expect("it answers").status(), StatusCode::OK, "{path}");
+    }
+    let scrape = scraped(daemon).await;
     let cut = count_cut(readers).await;
     assert!(cut > WAITING, "only {cut} of {} were cut", READERS + WAITING);
-    let answers = scrape.starting("tallyd_http_requests_total{");
-    let answered: f64 =
-        answers.filter(|(name, _)| name.contains("code=\"200\"")).map(|(_, count)| count).sum();
-    assert_eq!(answered, (READERS + WAITING) as f64, "nobody was refused");
+    let of_path = format!(r#"{{code="200",method="GET",route="{path}"}}"#);
+    let answered = scrape.value(&format!("tallyd_http_requests_total{of_path}"));
+    assert_eq!(answered, (READERS + WAITING + 1) as f64, "nobody was refused");
+}
+
+#[tokio::test]
+async fn scrapers_wait_for_a_place_and_get_that_of_one_who_reads_slowly() {
+    wait_for_places(&with_many_series(), "/metrics", "/v1/stats").await;
+}
+
+#[tokio::test]
+async fn readers_of_statistics_wait_for_each_other_and_keep_no_scraper_waiting() {
+    let queues: String = (0..1_000).map(|queue| format!("[queues.queue-{queue:04}]\n")).collect();
+    let daemon = Daemon::start(&format!("max_queues = 1_001\n{queues}"));
+    wait_for_places(&daemon, "/v1/stats", "/metrics").await;
 }
 
 #[tokio::test]
