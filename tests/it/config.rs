@@ -92,6 +92,12 @@ fn an_address_beyond_loopback_exits_2_without_consent() {
     assert!(said.starts_with("tallyd.toml:1: listen must be a loopback address"), "{said}");
     assert!(said.contains("--insecure"), "{said}");
     assert_eq!(output.status.code(), Some(2));
+    // Nobody has this address: if it were not refused, it could not be bound.
+    let flags = ["serve", "--listen=192.0.2.1:8255", "--data=started.db"];
+    let output = tallyd(directory.path(), &flags, &[]);
+    assert!(stderr(&output).contains("must be a loopback address"), "{}", stderr(&output));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!directory.path().join("started.db").exists(), "nothing is made before");
 
     for (flags, variables) in [
         (&["--insecure"][..], &[][..]),

@@ -244,6 +244,47 @@ async fn a_token_for_some_queues_reaches_no_other() {
     assert_eq!(post("wa", "/v1/leases", json!({"queues": ["a"]})).await.0, 200);
 }
 
+/// What is in other queues cannot be told from what is not there.
+#[tokio::test]
+async fn a_refusal_does_not_tell_what_exists() {
+    let (server, [_, of_b]) = limited().await;
+    let made_up = crate::store::JobId::new(7, 7).to_string();
+    let refusal = async |token: &str, method: &str, path: String, body: Value, named: &str| {
+        let (status, answer) = ask(&server, token, method, &path, body).await;
+        assert!(status == 403 || status == 404, "{method} {path}: {status}");
+        let told = answer["error"].to_string();
+        (
+            status,
+            told.replace(&format!("job {named}"), "it").replace(&format!("\\\"{named}\\\""), "it"),
+        )
+    };
+    for (token, method, path) in [
+        ("aa", "GET", "/v1/jobs/{}"),
+        ("aa", "DELETE", "/v1/jobs/{}"),
+        ("ca", "POST", "/v1/jobs/{}/cancel"),
+        ("aa", "POST", "/v1/jobs/{}/requeue"),
+        ("aa", "GET", "/v1/queues/{}"),
+        ("aa", "DELETE", "/v1/queues/{}"),
+        ("aa", "POST", "/v1/queues/{}/pause"),
+        ("aa", "GET", "/v1/jobs?queue={}"),
+    ] {
+        let [there, not_there] =
+            if path.contains("/v1/jobs/") { [&*of_b, &*made_up] } else { ["b", "nowhere"] };
+        let [of_there, of_none] = [there, not_there]
+            .map(|named| refusal(token, method, path.replace("{}", named), Value::Null, named));
+        assert_eq!(of_there.await, of_none.await, "{method} {path}");
+    }
+    for path in ["/v1/jobs", "/v1/leases"] {
+        let token = if path == "/v1/jobs" { "ca" } else { "wa" };
+        let [there, none] = ["b", "nowhere"].map(|queue| {
+            let body = json!({"kind": "k", "queue": queue});
+            let body = if token == "ca" { body } else { json!({"queues": [queue]}) };
+            refusal(token, "POST", path.to_owned(), body, queue)
+        });
+        assert_eq!(there.await, none.await, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_token_must_come_as_the_standard_says_and_once() {
     let server = server(&[]);
