@@ -15,6 +15,9 @@ pub struct Job {
     pub kind: String,
     pub state: String,
     pub attempt: u64,
+    pub failures: u64,
+    /// How many of them it may have, if its creator said so.
+    pub max_attempts: Option<u64>,
 }
 
 /// A count that is kept, and what the rows say about it.
@@ -102,7 +105,7 @@ impl Stored {
 fn jobs(connection: &Connection) -> Vec<Job> {
     let mut select = connection
         .prepare(
-            "SELECT jobs.id, tail, state, attempt, body, name, kind FROM jobs \
+            "SELECT jobs.id, tail, state, attempt, body, name, kind, failures, max_attempts FROM jobs \
              JOIN queues ON queues.id = jobs.queue LEFT JOIN payloads ON payloads.id = jobs.id",
         )
         .unwrap();
@@ -117,6 +120,8 @@ fn jobs(connection: &Connection) -> Vec<Job> {
             kind: row.get(6)?,
             state: row.get(2)?,
             attempt: u64::from(row.get::<_, u32>(3)?),
+            failures: u64::from(row.get::<_, u32>(7)?),
+            max_attempts: row.get::<_, Option<u32>>(8)?.map(u64::from),
         })
     });
     jobs.unwrap().map(Result::unwrap).collect()

@@ -121,6 +121,9 @@ impl Client {
         if self.chance(10) {
             job["delay"] = "20ms".into();
         }
+        if self.chance(50) {
+            job["max_attempts"] = 4.into(); // as the configuration has it, but here the oracle sees it
+        }
         job
     }
 

@@ -11,6 +11,7 @@ pub(super) fn wrong(known: &Known<'_>, runs: &[Run], stored: &Stored) -> Vec<Str
     let mut wrong = wrong_creates(known, stored, &jobs);
     wrong.extend(wrong_ends(known, stored, &jobs));
     wrong.extend(unasked_ends(known, runs, stored));
+    wrong.extend(wrong_failures(stored));
     wrong.extend(wrong_attempts(known, runs, &jobs));
     wrong.extend(wrong_totals(known, stored));
     wrong
@@ -149,6 +150,22 @@ fn unasked_ends(known: &Known<'_>, runs: &[Run], stored: &Stored) -> Vec<String>
         _ => false,
     });
     unasked.map(|job| format!("nobody asked for the end of {job:?}")).collect()
+}
+
+/// Failures that there cannot be so many of, and jobs given up too early. The clients whose jobs say
+/// how often they may fail report no failure as permanent.
+fn wrong_failures(stored: &Stored) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for job in &stored.jobs {
+        if job.failures > job.attempt {
+            wrong.push(format!("has failed more often than it was tried: {job:?}"));
+        }
+        let has_tries = job.max_attempts.is_some_and(|most| job.failures < most);
+        if job.state == "dead" && has_tries {
+            wrong.push(format!("is dead with tries left: {job:?}"));
+        }
+    }
+    wrong
 }
 
 /// Attempt numbers that were used twice, or that the store does not know.

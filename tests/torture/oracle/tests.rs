@@ -6,7 +6,8 @@ use crate::stored::{Counted, Totals};
 /// A job with this mark; so is its id.
 fn job(mark: u64, state: &str, attempt: u64) -> Job {
     let (id, queue, kind) = (format!("id-{mark}"), "q".into(), "k".into());
-    Job { id, mark, queue, kind, state: state.into(), attempt }
+    let (failures, max_attempts) = (0, None);
+    Job { id, mark, queue, kind, state: state.into(), attempt, failures, max_attempts }
 }
 
 fn creating(marks: &[u64]) -> Entry {
@@ -198,6 +199,11 @@ fn ends_that_are_not_final_doubled_or_invented_are_found() {
     finds("id-5 was cancelled, is", |_, _, stored| stored.jobs[3].state = "running".into());
     finds("nobody asked for the end of", |_, _, stored| stored.jobs[1].state = "completed".into());
     finds("nobody asked for the end of", |_, runs, _| drop(runs.pop()));
+    finds("is dead with tries left", |_, _, stored| {
+        let tries = Job { failures: 2, max_attempts: Some(3), ..job(3, "dead", 0) };
+        stored.jobs[1] = tries;
+    });
+    finds("has failed more often than it was tried", |_, _, stored| stored.jobs[1].failures = 1);
 }
 
 #[test]
