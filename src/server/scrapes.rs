@@ -270,6 +270,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_holds_all_places_of_one_sort_keeps_nobody_from_those_of_the_other() {
+        let (scrapes, metrics) = (scrapes(), metrics());
+        for (held, asks) in
+            [(Reader::Stats, Reader::Prometheus), (Reader::Prometheus, Reader::Stats)]
+        {
+            let mut all = Vec::new();
+            while scrapes.places[held as usize].free() > 0 {
+                all.push(scrapes.places[held as usize].take().await.expect("one is free"));
+            }
+            let write = async |_| Ok(Bytes::new());
+            assert!(scrapes.answer(asks, None, &metrics, write).await.is_ok(), "{asks:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_panic_fails_its_scrape_only() {
         let (scrapes, metrics) = (scrapes(), metrics());
         let write =
