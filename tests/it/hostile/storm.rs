@@ -16,7 +16,7 @@ use super::reader::most_answers;
 use crate::fixture::PATIENCE;
 
 /// How many connections there are at once.
-pub const CONNECTIONS: u32 = 64;
+const CONNECTIONS: u32 = 64;
 
 /// How long nothing may come before the client says that it has no more to send. What is under way
 /// then is lost, as if its caller had hung up.
