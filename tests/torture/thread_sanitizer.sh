@@ -58,11 +58,14 @@ run() {
     shift
     # Those of loom know one thread only; the recount takes steps of some milliseconds, which are many
     # more here.
-    "$executable" --test-threads 2 --skip interleavings --skip a_recount_allows "$@" ||
+    "$executable" --test-threads 2 --skip interleavings --skip a_recount_allows "$@" || {
         printf 'red: %s\n' "$executable"
+        red=1
+    }
 }
 
 main() {
+    local red=0
     check_planted_race
     RUSTFLAGS=$flags "${CARGO:-cargo}" +nightly test --no-run --locked --target "$triple" \
         --lib --test it 2>&1 | tee "$place/build.log"
@@ -80,7 +83,7 @@ print_suppressions=1"
     grep -h '^SUMMARY' "$place"/report.* | sort | uniq -c | sort -rn || true
     printf 'suppressed:\n'
     grep -hE '^[0-9]+ race' "$place"/report.* || true
-    ((reports == 0))
+    ((reports == 0 && red == 0))
 }
 
 main "$@"
