@@ -1,11 +1,13 @@
 //! Slow clients one by one: who stalls is cut when its own time is over, and nobody else with it.
 
+use std::convert::Infallible;
 use std::fmt::Write;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use crate::fixture::{Daemon, PATIENCE};
 
@@ -38,11 +40,46 @@ async fn connect_unread(daemon: &Daemon, path: &str) -> TcpStream {
 }
 
 /// What comes until the connection ends, by a reset or in order.
-async fn rest(stream: &mut TcpStream) -> String {
+async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
     drop(read.expect("the connection ends"));
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What comes to one who sends this, and then a byte now and then for ever.
+async fn drip(daemon: &Daemon, begin: &str) -> String {
+    let (mut reader, mut writer) = connect(daemon, begin).await.into_split();
+    let mut drops = async || -> Infallible {
+        let mut times = interval(Duration::from_millis(500));
+        loop {
+            times.tick().await;
+            // The reader tells when it is closed.
+            drop(writer.write_all(b"x").await);
+        }
+    };
+    tokio::select! {
+        came = rest(&mut reader) => came,
+        never = drops() => match never {},
+    }
+}
+
+/// A limit is for all of a head or body, not for a piece of it.
+#[tokio::test]
+async fn who_sends_a_byte_now_and_then_has_no_more_time() {
+    let daemon = Daemon::start("");
+    let (head, body) = tokio::join!(
+        drip(&daemon, "GET /-/healthy HTTP/1.1\r\nhost: localhost\r\nx-long: "),
+        drip(
+            &daemon,
+            "POST /v1/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: 1000\r\n\r\n\"",
+        ),
+    );
+    assert_eq!(head, "", "its head has no end");
+    assert!(body.starts_with("HTTP/1.1 408 ") && body.contains("body_timeout"), "{body}");
+    let scrape = daemon.scrape().await;
+    assert_eq!(scrape.value("tallyd_rejected_total{reason=\"timeout\"}"), 2.0);
 }
 
 /// Readings of the counts keep others from theirs while they are held, so they have 10 s where a list
