@@ -170,6 +170,22 @@ impl Told {
         assert_eq!(self.post("/v1/leases", none).await["jobs"], json!([]));
     }
 
+    /// Waits for two looks of the sweeper: after them nothing that happened before will wake it.
+    async fn swept_twice(&self) {
+        let swept = async || {
+            let scrape = self.daemon.scrape().await;
+            scrape.value("tallyd_sweeper_last_run_timestamp_seconds")
+        };
+        let mut looks = tokio::time::interval(Duration::from_millis(50));
+        for _ in 0..2 {
+            let (before, since) = (swept().await, Instant::now());
+            while swept().await == before {
+                assert!(since.elapsed() < PATIENCE, "it does not sweep");
+                looks.tick().await;
+            }
+        }
+    }
+
     /// Waits until the sweeper says that it has run by the right clock.
     async fn swept_by_the_right_clock(&self) -> Scrape {
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -299,6 +315,7 @@ async fn a_start_by_a_wrong_clock_loses_nothing() {
         told.stands(&held).await;
         assert_eq!(said.hear().await, "up", "it was cut off, and runs again");
         told.complete(&told.lease(&["outside"]).await).await;
+        told.swept_twice().await;
         let right = told.jump(0);
         told.believes(0).await;
         told.due_come(due, right).await;
