@@ -207,7 +207,8 @@ async fn opened(
         comes_in_time(first, stop).await.then_some(stream)
     };
     let begun = over.run_until_cancelled(begun).await??;
-    Some((Either::Right(begun), over))
+    // On a busy machine what was asked after the change is seen at once with it.
+    (!over.is_cancelled()).then_some((Either::Right(begun), over))
 }
 
 /// Resolves when one of them is cancelled.
