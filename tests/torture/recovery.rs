@@ -79,6 +79,20 @@ fn is_started(line: &Value) -> bool {
     line["event"] == "attempt_started" && line["queue"] == "work"
 }
 
+/// Whether all of the daemon's own attempts start before it ends: some may have before it listened.
+fn all_start(daemon: &mut Daemon) -> bool {
+    loop {
+        let log = daemon.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+        if lines.filter(is_started).count() >= OWN {
+            return true;
+        }
+        if daemon.log_line(|_| true).is_none() {
+            return false;
+        }
+    }
+}
+
 /// Starts a daemon on a copy of this store and stops it, unless it is killed in the `number`th
 /// `call` that a thread makes on this file; none if there are not so many.
 fn killed_at(crashed: &Daemon, call: &str, file: &str, number: u32) -> Option<Daemon> {
@@ -87,7 +101,7 @@ fn killed_at(crashed: &Daemon, call: &str, file: &str, number: u32) -> Option<Da
     let inject = format!("inject={call}:signal=KILL:when={number}");
     trace(&mut daemon, &format!("trace={call}"), &[inject], Some(file));
     daemon.launch();
-    if daemon.serves() && (0..OWN).all(|_| daemon.log_line(is_started).is_some()) {
+    if daemon.serves() && all_start(&mut daemon) {
         daemon.signal(Signal::TERM);
     }
     let status = daemon.wait();
